@@ -9,7 +9,10 @@
 // (CLONE_VM) and run with anybody's rights.
 package program
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Regs is the number of registers: results of earlier calls that later calls use.
 const Regs = 32
@@ -59,6 +62,13 @@ type Op struct {
 	If Reg
 	// Tolerate lists the errors, all below 64, after which the walk goes on.
 	Tolerate Errnos
+	// Leave ends the caller's walk with status 0 if the result is above 0: the
+	// parent of an inner clone leaves, the child (result 0) goes on.
+	Leave bool
+	// Store, if set, is where in the data (see Slot) the low 4 bytes of the
+	// result are written, also those of a tolerated error: for a descriptor that
+	// a later sendmsg(2) passes on.
+	Store Arg
 	// Why says, in a few words, what the call is for: it completes the sentence
 	// "cannot …", and stands beside the call in explain.
 	Why string
@@ -91,8 +101,10 @@ type Arg struct {
 type relocKind uint32
 
 const (
-	relocAddr relocKind = iota // 8 bytes: offset into data becomes an address
-	relocFD                    // 4 bytes: index becomes a descriptor number
+	relocAddr  relocKind = iota // 8 bytes: offset into data becomes an address
+	relocFD                     // 4 bytes: index becomes a descriptor number
+	relocArgFD                  // 8 bytes: the same, as an argument
+	relocPage                   // 8 bytes: offset into the report page becomes an address
 )
 
 type reloc struct {
@@ -148,6 +160,14 @@ func (p *Program) Vec(v []string, text string) Arg {
 	return Arg{argData, uint64(at), text}
 }
 
+// Slot is the address of the 4 bytes at offset off inside b, which Bytes returned.
+func (b Arg) Slot(off int) Arg {
+	return Arg{argData, b.value + uint64(off), fmt.Sprintf("%s+%d", b.text, off)}
+}
+
+// Page is the address of offset off of the report page.
+func Page(off int, text string) Arg { return Arg{argPage, uint64(off), text} }
+
 // FDs returns the names of the descriptors that the program needs, in the order
 // in which they are donated.
 func (p *Program) FDs() []string { return p.fds }
@@ -170,6 +190,12 @@ func (p *Program) str(s string) int {
 	p.data = append(append(p.data, s...), 0)
 	p.intern[s] = off
 	return off
+}
+
+// putAddr makes the 8 bytes at data offset at an address: of data offset to.
+func (p *Program) putAddr(at, to int) {
+	binary.LittleEndian.PutUint64(p.data[at:], uint64(to))
+	p.relocs = append(p.relocs, reloc{uint32(at), relocAddr})
 }
 
 func (p *Program) bytes(b []byte) int {

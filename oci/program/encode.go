@@ -1,0 +1,210 @@
+package program
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// The flat form of a program, as it travels in a sealed memfd. All numbers are
+// little endian (both architectures are), all offsets count from the region's
+// start:
+//
+//	header   64 bytes
+//	relocs   8 bytes each: offset u32, kind u32
+//	region   ops, 72 bytes each, then data
+//
+// One op, as the assembly walks it:
+//
+//	 0 u32 system call   4 u8 dst   5 i8 if   6 u8 register mask   7 u8 flags
+//	 8 u64 x 6 arguments
+//	56 u64 tolerated errors
+//	64 u64 address where 4 bytes of the result are stored, or 0
+//
+// The report page is memory that child and spawner (and the keeper, which never
+// waits for either) see at once:
+//
+//	 0 u64 ops left, the one under way included    8 u64 errno of the op that failed
+//	16 u64 last tolerated errno                   24 u32 pid (CLONE_PARENT_SETTID)
+//	32 u32 pid of an inner clone                  64 u64 x 32 registers
+const (
+	magic      = 0x31_78_6f_62_69_72_63 // "cribox1"
+	headerSize = 64
+	opSize     = 72
+	relocSize  = 8
+
+	// PageSize is the size of the report page in bytes.
+	PageSize = 4096
+	// PagePID is the offset of the clone's pid, as its parent sees it.
+	PagePID = 24
+	// PageInnerPID is the offset of an inner clone's pid, as the preparing child
+	// sees it.
+	PageInnerPID = 32
+
+	pageLeft  = 0
+	pageErrno = 8
+	pageRegs  = 64
+)
+
+// MaxFDs bounds the descriptors of one program.
+const MaxFDs = 1024
+
+// Encode gives the program's flat form.
+func (p *Program) Encode() ([]byte, error) {
+	if len(p.Ops) > MaxOps || len(p.data) > MaxData || len(p.fds) > MaxFDs {
+		return nil, fmt.Errorf("cannot encode %s: %d calls, %d bytes, %d descriptors; limits are %d, %d, %d",
+			p.Name, len(p.Ops), len(p.data), len(p.fds), MaxOps, MaxData, MaxFDs)
+	}
+	cgroup := -1
+	if p.Cgroup != "" {
+		cgroup = p.fdIndex(p.Cgroup)
+	}
+	dataStart := len(p.Ops) * opSize
+	relocs := make([]byte, 0, (len(p.relocs)+2*len(p.Ops))*relocSize)
+	addReloc := func(at int, kind relocKind) {
+		relocs = binary.LittleEndian.AppendUint32(relocs, uint32(at))
+		relocs = binary.LittleEndian.AppendUint32(relocs, uint32(kind))
+	}
+	region := make([]byte, dataStart+len(p.data))
+	copy(region[dataStart:], p.data)
+	for i := range p.Ops {
+		p.Ops[i].encode(region[i*opSize:], i*opSize, dataStart, addReloc)
+	}
+	for _, r := range p.relocs {
+		at := dataStart + int(r.at)
+		if r.kind == relocAddr {
+			v := binary.LittleEndian.Uint64(region[at:])
+			binary.LittleEndian.PutUint64(region[at:], v+uint64(dataStart))
+		}
+		addReloc(at, r.kind)
+	}
+	out := make([]byte, headerSize, headerSize+len(relocs)+len(region))
+	le := binary.LittleEndian
+	le.PutUint64(out[0:], magic)
+	le.PutUint32(out[8:], uint32(len(p.Ops)))
+	le.PutUint32(out[12:], uint32(len(relocs)/relocSize))
+	le.PutUint32(out[16:], uint32(len(region)))
+	le.PutUint32(out[20:], uint32(len(p.fds)))
+	le.PutUint64(out[24:], p.Clone)
+	le.PutUint32(out[32:], uint32(int32(cgroup)))
+	if p.Fork {
+		out[36] = 1
+	}
+	return append(append(out, relocs...), region...), nil
+}
+
+const flagLeave = 1
+
+func (op *Op) encode(b []byte, at, dataStart int, addReloc func(int, relocKind)) {
+	le := binary.LittleEndian
+	le.PutUint32(b[0:], uint32(op.Nr))
+	b[4] = byte(op.Dst)
+	b[5] = byte(op.If)
+	if op.Leave {
+		b[7] |= flagLeave
+	}
+	for k, a := range op.Args {
+		v := a.value
+		switch a.kind {
+		case argReg:
+			b[6] |= 1 << k
+		case argData:
+			v += uint64(dataStart)
+			addReloc(at+8+8*k, relocAddr)
+		case argFD:
+			addReloc(at+8+8*k, relocArgFD)
+		case argPage:
+			addReloc(at+8+8*k, relocPage)
+		}
+		le.PutUint64(b[8+8*k:], v)
+	}
+	le.PutUint64(b[56:], uint64(op.Tolerate))
+	if op.Store.kind == argData {
+		le.PutUint64(b[64:], op.Store.value+uint64(dataStart))
+		addReloc(at+64, relocAddr)
+	}
+}
+
+// A loaded program is a flat one whose addresses and descriptors are real: it
+// can be walked. mem is the caller's mapping and must outlive the walk.
+type loaded struct {
+	ops    []byte
+	clone  uint64
+	cgroup int // descriptor for CLONE_INTO_CGROUP, or -1
+	fork   bool
+}
+
+var errFlat = errors.New("cannot load program: it is not a well-formed program of this version")
+
+// load relocates mem in place: offsets become addresses above base, indexes
+// become the descriptors in fds. base is the address of mem, page that of the
+// report page. Everything is checked against mem's bounds; nothing is allocated.
+func load(mem []byte, base, page uintptr, fds []int) (loaded, error) {
+	le := binary.LittleEndian
+	if len(mem) < headerSize || le.Uint64(mem) != magic {
+		return loaded{}, errFlat
+	}
+	nops, nrelocs := uint64(le.Uint32(mem[8:])), uint64(le.Uint32(mem[12:]))
+	size, nfds := uint64(le.Uint32(mem[16:])), int(le.Uint32(mem[20:]))
+	start := headerSize + nrelocs*relocSize
+	if start+size > uint64(len(mem)) || nops*opSize > size || nfds != len(fds) || nops == 0 || nops > MaxOps {
+		return loaded{}, errFlat
+	}
+	region := mem[start : start+size]
+	origin := base + uintptr(start)
+	for i := range nrelocs {
+		r := mem[headerSize+i*relocSize:]
+		if !relocate(region, origin, page, fds, le.Uint32(r), relocKind(le.Uint32(r[4:]))) {
+			return loaded{}, errFlat
+		}
+	}
+	l := loaded{ops: region[:nops*opSize], clone: le.Uint64(mem[24:]), cgroup: -1, fork: mem[36] == 1}
+	if i := int32(le.Uint32(mem[32:])); i >= 0 {
+		if int(i) >= len(fds) {
+			return loaded{}, errFlat
+		}
+		l.cgroup = fds[i]
+	}
+	return l, nil
+}
+
+func relocate(region []byte, origin, page uintptr, fds []int, at uint32, kind relocKind) bool {
+	le := binary.LittleEndian
+	width := uint64(8)
+	if kind == relocFD {
+		width = 4
+	}
+	if uint64(at)+width > uint64(len(region)) {
+		return false
+	}
+	field := region[at:]
+	switch kind {
+	case relocAddr:
+		v := le.Uint64(field)
+		if v > uint64(len(region)) {
+			return false
+		}
+		le.PutUint64(field, v+uint64(origin))
+	case relocPage:
+		v := le.Uint64(field)
+		if v >= PageSize {
+			return false
+		}
+		le.PutUint64(field, v+uint64(page))
+	case relocArgFD:
+		i := le.Uint64(field)
+		if i >= uint64(len(fds)) {
+			return false
+		}
+		le.PutUint64(field, uint64(fds[i]))
+	case relocFD:
+		i := le.Uint32(field)
+		if uint64(i) >= uint64(len(fds)) {
+			return false
+		}
+		le.PutUint32(field, uint32(fds[i]))
+	default:
+		return false
+	}
+	return true
+}
