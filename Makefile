@@ -1,0 +1,37 @@
+# What can be made here. `make help` prints it.
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0)
+LDFLAGS := -X main.version=$(VERSION)
+
+# The product is pure Go; only the race detector needs cgo.
+export CGO_ENABLED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test test-race demo clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/cri-box, one static binary
+	@hack/setup.sh go
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cri-box ./cmd/cri-box
+
+check: ## format, vet (amd64 and arm64), unit and golden tests: under 2 minutes
+	@hack/setup.sh go
+	@hack/parts.sh format vet vet-arm64 unit
+
+test: ## every test; installs what it needs on Debian and Ubuntu
+	@hack/setup.sh go test
+	@hack/parts.sh format vet vet-arm64 build unit pods
+
+test-race: ## the tests under the race detector, all but the child's interpreter
+	@hack/setup.sh go race
+	@hack/parts.sh race
+
+demo: ## start a pod in a private instance, show how it is made, remove everything
+	@hack/setup.sh go
+	@$(GO) run ./hack/demo
+
+clean: ## remove what was built
+	rm -rf bin

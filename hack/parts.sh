@@ -1,0 +1,40 @@
+#!/bin/sh
+# Runs the named parts one after the other, all of them even when one fails, and
+# ends with a table of results and times.
+set -u
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+
+# Packages whose tests start the whole product; everything else is a unit.
+whole='/test/pods$'
+# The child's interpreter runs between clone and execve, outside the Go runtime:
+# the race detector has no business there.
+interpreter='/oci/program$'
+
+part_format() {
+	bad=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+	[ -z "$bad" ] || { echo "not formatted:" && echo "$bad" && return 1; }
+}
+part_vet() { $go vet ./...; }
+part_vet_arm64() { GOARCH=arm64 $go vet ./...; }
+part_build() { make --no-print-directory build; }
+part_unit() { $go test -count=1 $($go list ./... | grep -v "$whole"); }
+part_pods() { $go test -count=1 -timeout 10m ./test/pods; }
+part_race() {
+	export CGO_ENABLED=1 CRIBOX_BUILD_FLAGS=-race
+	$go test -race -count=1 -timeout 20m $($go list ./... | grep -v "$interpreter")
+}
+
+now() { date +%s; }
+
+failed=0
+table=
+for name in "$@"; do
+	printf '== %s\n' "$name"
+	start=$(now)
+	if "part_$(echo "$name" | tr - _)"; then result=ok; else result=FAILED failed=1; fi
+	table="$table$(printf '%-12s %-7s %4d s' "$name" "$result" "$(($(now) - start))")
+"
+done
+printf '\n%s' "$table"
+exit $failed

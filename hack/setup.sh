@@ -1,0 +1,68 @@
+#!/bin/sh
+# Looks for what the targets need: setup.sh [go] [test] [race]. On Debian and
+# Ubuntu it installs what is missing; elsewhere it names it.
+set -eu
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+
+die() {
+	printf '%s\n' "$@" >&2
+	exit 1
+}
+
+# The go command reads go.mod only from 1.21 on; older ones are asked for their version.
+need_go() {
+	want=$(awk '$1 == "go" { print $2 }' go.mod)
+	where="Go $want or newer is needed: https://go.dev/dl/ (unpack to /usr/local and put /usr/local/go/bin first in PATH)."
+	command -v "$go" >/dev/null || die "There is no Go here. $where"
+	have=$("$go" version 2>&1 | sed -n 's/^go version go\([0-9.]*\).*/\1/p')
+	[ -n "$have" ] || die "$("$go" version 2>&1)" "$where"
+	oldest=$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)
+	[ "$oldest" = "$want" ] || die "This is Go $have, which is too old. $where"
+}
+
+# need PROGRAM PACKAGE: notes the package if the program is missing.
+missing=
+need() {
+	command -v "$1" >/dev/null || missing="$missing $2"
+}
+
+# The test image holds busybox alone, without any library.
+need_busybox() {
+	if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then
+		missing="$missing busybox-static"
+	fi
+}
+
+need_root() {
+	[ "$(id -u)" = 0 ] || die "The tests make namespaces, cgroups and mounts: run them as root."
+}
+
+install_missing() {
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null || die "Missing here (names of the Debian packages):$missing"
+	echo "installing$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	log=$(mktemp)
+	{ apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 ||
+		die "$(cat "$log")" "cannot install$missing"
+	rm -f "$log"
+}
+
+for what in "$@"; do
+	case $what in
+	go) need_go ;;
+	test)
+		need_root
+		need_busybox
+		;;
+	race)
+		need_root
+		need_busybox
+		need gcc gcc
+		[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+		;;
+	*) die "setup.sh: what is \"$what\"? It knows go, test and race." ;;
+	esac
+done
+install_missing
