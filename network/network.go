@@ -1,0 +1,110 @@
+// Package network is how the sandbox asks for a pod's network, whoever makes it:
+//
+//	sandbox ──Attach(pod)──▶ Network ──▶ network/routed   embedded, netlink in process
+//	        ◀──Result──────
+//
+// A network names everything that it makes on the host after the pod's id, so
+// that Detach needs nothing but the id and what nobody owns is found by listing.
+package network
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+)
+
+// ErrPortTaken is wrapped by Attach's error when another pod has the host port.
+// The error's text names that pod.
+var ErrPortTaken = errors.New("host port is taken")
+
+// ErrNoAddress is wrapped by Attach's error when the pod range is used up.
+var ErrNoAddress = errors.New("no free address")
+
+// A Network connects pods. All methods may be called concurrently.
+type Network interface {
+	// Attach connects a pod and returns what it got. It is idempotent by pod id:
+	// a second call, also by a later process, gives the same addresses. After an
+	// error the caller undoes with Detach.
+	Attach(ctx context.Context, pod Pod) (Result, error)
+	// Detach takes the pods' ports, routes and addresses back. It needs no memory
+	// beyond the ids, does what it can for each and joins the errors; an id that
+	// was never attached is no error. The pod's own interface ends with its
+	// network namespace, whose last reference the caller drops.
+	Detach(ctx context.Context, ids ...string) error
+	// Ready returns nil when a pod may start, otherwise the reason for a person.
+	Ready() error
+	// Sweep takes away what carries this instance's name and belongs to a pod
+	// that keep does not know. It asks with the pod's whole id or, where the
+	// kernel object is too short for it, with the first eight digits.
+	Sweep(ctx context.Context, keep func(podID string) bool) error
+	// Close ends the network's goroutines. Attached pods stay connected.
+	Close() error
+}
+
+// A Pod is what a network has to know about a pod.
+type Pod struct {
+	// ID is the pod sandbox's id, lower-case hex.
+	ID string
+	// Namespace, Name and UID are Kubernetes' names for it, for plugins and for
+	// errors that name a pod.
+	Namespace, Name, UID string
+	// NetNS is an open descriptor of the pod's network namespace. It stays the
+	// caller's and is used only during the call.
+	NetNS int
+	// NetNSPath is where that namespace is pinned, for plugins that are given a
+	// path. May be empty with the embedded network.
+	NetNSPath string
+	// Ports are the ports to publish; those without a host port are ignored.
+	Ports []PortMapping
+	// Labels and Annotations are the pod's own, for plugins that ask for them.
+	Labels, Annotations map[string]string
+}
+
+// A Protocol is a transport by its IP protocol number.
+type Protocol uint8
+
+// The transports that CRI names.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// String returns the protocol's name in lower case.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return "unknown"
+}
+
+// A PortMapping publishes a pod's port on the host.
+type PortMapping struct {
+	Protocol      Protocol `json:"protocol"`
+	ContainerPort uint16   `json:"container_port"`
+	// HostPort is the port on the host; 0 publishes nothing.
+	HostPort uint16 `json:"host_port"`
+	// HostIP limits the mapping to one of the host's addresses. The zero Addr and
+	// the unspecified addresses 0.0.0.0 and :: stand for all addresses of all
+	// families, as Kubernetes has it.
+	HostIP netip.Addr `json:"host_ip"`
+}
+
+// A Result is what a pod got. It goes into the pod's record as JSON.
+type Result struct {
+	// IPs are the pod's addresses, the one to show first.
+	IPs []netip.Addr `json:"ips"`
+	// Interface is the name inside the pod: eth0.
+	Interface string `json:"interface"`
+	// HostLink is the name of the host's end; empty if the network does not tell.
+	HostLink string `json:"host_link,omitempty"`
+	// MAC is the hardware address inside the pod.
+	MAC string `json:"mac,omitempty"`
+	// MTU is the interface's MTU in bytes; 0 if the network does not tell.
+	MTU int `json:"mtu,omitempty"`
+}
