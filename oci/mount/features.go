@@ -1,0 +1,81 @@
+package mount
+
+import (
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// LayerMode is how overlay layers are given to the kernel.
+type LayerMode string
+
+// The ways, best first.
+const (
+	// LayersByFD gives each layer as a descriptor.
+	LayersByFD LayerMode = "descriptor"
+	// LayersByPath gives each layer as a path of its own, /proc/self/fd/N.
+	LayersByPath LayerMode = "path"
+	// LayersByMount gives all layers in one mount(2), made by a thread in a mount
+	// namespace of its own, and takes the result out with open_tree(2).
+	LayersByMount LayerMode = "mount"
+)
+
+// Features is what this kernel can do. Each is tried, versions are not compared.
+type Features struct {
+	// Layers is how Overlay gives its layers to the kernel.
+	Layers LayerMode
+	// Volatile: an overlay can be told not to sync its upper directory.
+	Volatile bool
+	// CloneDetached: what lies on a detached mount can be cloned (Clone).
+	CloneDetached bool
+	// SetAttr: attributes of mounts can be changed, also recursively. Without it
+	// read-only volumes and cri-box as a whole do not work.
+	SetAttr bool
+}
+
+// Detect tries this kernel's features, once per process.
+var Detect = sync.OnceValue(func() Features {
+	f := Features{Layers: layerMode(), Volatile: overlayTakes("volatile")}
+	dir, err := newContext("tmpfs").mount(0)
+	if err != nil {
+		return f
+	}
+	defer dir.Close()
+	f.SetAttr = SetAttr(dir, Attr{RecursiveReadOnly: true, Propagation: Private}) == nil
+	if again, err := Clone(dir, true); err == nil {
+		f.CloneDetached = true
+		again.Close()
+	}
+	return f
+})
+
+// layerMode tries how layers can be given. An overlay file system of the old
+// interface keeps any string until it is made, so that a layer that does not
+// exist is refused at once only where lowerdir+ is known.
+func layerMode() LayerMode {
+	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return LayersByMount
+	}
+	defer root.Close()
+	byFD := newContext("overlay")
+	defer byFD.close()
+	byFD.setFD("lowerdir+", int(root.Fd()))
+	if byFD.err == nil {
+		return LayersByFD
+	}
+	byPath := newContext("overlay")
+	defer byPath.close()
+	if byPath.err == nil && unix.FsconfigSetString(byPath.fd, "lowerdir+", "/proc/self/fd/no such layer") == unix.ENOENT {
+		return LayersByPath
+	}
+	return LayersByMount
+}
+
+func overlayTakes(flag string) bool {
+	c := newContext("overlay")
+	defer c.close()
+	c.setFlag(flag)
+	return c.err == nil
+}

@@ -1,0 +1,224 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxLayers is how many lower layers the kernel takes (OVL_MAX_STACK).
+const MaxLayers = 500
+
+// OverlayOptions says how Overlay mounts.
+type OverlayOptions struct {
+	// Volatile gives up syncing the upper directory when the mount ends, which
+	// takes as long as the container wrote much. Ignored where Features lack it.
+	Volatile bool
+	// ReadOnly makes the mount read-only. Mount points that are missing can then
+	// no longer be made; to make them first, mount writable and use SetAttr.
+	ReadOnly bool
+}
+
+// Overlay mounts the directories lowers, the top one first, below upper. work
+// must be on the same file system as upper; what an earlier volatile mount left
+// in it is removed. The same upper must not be in two mounts at once. Without
+// upper and work the mount is read-only.
+func Overlay(lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
+	switch {
+	case len(lowers) == 0:
+		return nil, errors.New("cannot mount overlay: no layers given")
+	case len(lowers) > MaxLayers:
+		return nil, fmt.Errorf("cannot mount overlay: %d layers, the kernel takes at most %d", len(lowers), MaxLayers)
+	case (upper == "") != (work == ""):
+		return nil, errors.New("cannot mount overlay: upper and work directory come together")
+	case upper == "" && len(lowers) == 1:
+		return readOnlyClone(lowers[0])
+	}
+	if err := forgetVolatile(work); err != nil {
+		return nil, err
+	}
+	o.Volatile = o.Volatile && upper != "" && Detect().Volatile
+	return overlay(Detect().Layers, lowers, upper, work, o)
+}
+
+func overlay(mode LayerMode, lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
+	if mode == LayersByMount {
+		return overlayByMount(lowers, upper, work, o)
+	}
+	layers, err := openLayers(lowers, upper, work)
+	if err != nil {
+		return nil, err
+	}
+	defer layers.close()
+	c := newContext("overlay")
+	give := c.setFD
+	if mode == LayersByPath {
+		give = func(key string, fd int) { c.set(key, "/proc/self/fd/"+strconv.Itoa(fd)) }
+	}
+	c.set("source", "overlay")
+	// index would refuse a lower layer that is shared between mounts (ESTALE);
+	// metacopy would trust extended attributes inside layers.
+	c.set("index", "off")
+	c.set("metacopy", "off")
+	for _, fd := range layers.lower {
+		give("lowerdir+", fd)
+	}
+	if layers.upper >= 0 {
+		give("upperdir", layers.upper)
+		give("workdir", layers.work)
+	}
+	if o.Volatile {
+		c.setFlag("volatile")
+	}
+	return c.mount(o.attrs())
+}
+
+func (o OverlayOptions) attrs() int {
+	if o.ReadOnly {
+		return unix.MOUNT_ATTR_RDONLY
+	}
+	return 0
+}
+
+// layers are an overlay's directories, opened.
+type layers struct {
+	lower       []int
+	upper, work int
+}
+
+func openLayers(lowers []string, upper, work string) (*layers, error) {
+	l := &layers{upper: -1, work: -1}
+	for _, dir := range lowers {
+		fd, err := openDir(dir)
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		l.lower = append(l.lower, fd)
+	}
+	if upper == "" {
+		return l, nil
+	}
+	var err1, err2 error
+	l.upper, err1 = openDir(upper)
+	l.work, err2 = openDir(work)
+	if err := errors.Join(err1, err2); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *layers) close() {
+	for _, fd := range append(l.lower, l.upper, l.work) {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+func openDir(dir string) (int, error) {
+	fd, err := again(func() (int, error) {
+		return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return -1, fmt.Errorf("cannot open layer %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
+func readOnlyClone(dir string) (*os.File, error) {
+	f, err := BindOwn(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := SetAttr(f, Attr{ReadOnly: true}); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// forgetVolatile removes the mark by which the kernel refuses to mount the
+// upper directory of a volatile mount again (overlayfs.rst, "Volatile mount").
+// The content of the upper directory may be torn after a power cut only, and a
+// power cut ends the container as well.
+func forgetVolatile(work string) error {
+	if work == "" {
+		return nil
+	}
+	if err := os.RemoveAll(filepath.Join(work, "work", "incompat")); err != nil {
+		return fmt.Errorf("cannot remove volatile mark: %w", err)
+	}
+	return nil
+}
+
+// overlayByMount is for kernels without lowerdir+. Only mount(2) takes all
+// layers there, and it attaches. So a thread takes a mount namespace of its own,
+// attaches there, and clones the mount; the thread and its namespace then end.
+func overlayByMount(lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+		f, err := overlayInNamespace(lowers, upper, work, o)
+		done <- result{f, err}
+	}()
+	r := <-done
+	return r.f, r.err
+}
+
+func overlayInNamespace(lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("cannot unshare mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("cannot make mounts private: %w", err)
+	}
+	// The layers must belong to this namespace: open them here.
+	layers, err := openLayers(lowers, upper, work)
+	if err != nil {
+		return nil, err
+	}
+	defer layers.close()
+	// Their numbers are their paths: mount data ends at one page.
+	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
+		return nil, fmt.Errorf("cannot enter /proc/thread-self/fd: %w", err)
+	}
+	data := layers.data(o.Volatile)
+	if len(data) >= os.Getpagesize() {
+		return nil, fmt.Errorf("cannot mount overlay: %d layers do not fit into one page of mount data", len(lowers))
+	}
+	var flags uintptr
+	if o.ReadOnly {
+		flags = unix.MS_RDONLY
+	}
+	if err := unix.Mount("overlay", lowers[0], "overlay", flags, data); err != nil {
+		return nil, fmt.Errorf("cannot mount overlay of %d layers: %w", len(lowers), err)
+	}
+	return clone(unix.AT_FDCWD, lowers[0], "overlay", false)
+}
+
+func (l *layers) data(volatile bool) string {
+	numbers := make([]string, len(l.lower))
+	for i, fd := range l.lower {
+		numbers[i] = strconv.Itoa(fd)
+	}
+	data := "index=off,metacopy=off,lowerdir=" + strings.Join(numbers, ":")
+	if l.upper >= 0 {
+		data += fmt.Sprintf(",upperdir=%d,workdir=%d", l.upper, l.work)
+	}
+	if volatile {
+		data += ",volatile"
+	}
+	return data
+}
