@@ -1,0 +1,537 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/program"
+	"golang.org/x/sys/unix"
+)
+
+// ErrKeeperLost is returned by a request that was under way when the keeper
+// died. Its effect is unknown; a new keeper is up soon.
+var ErrKeeperLost = errors.New("the keeper died meanwhile")
+
+// A Client is the daemon's side: it finds or starts the keeper, asks it, and
+// holds a duplicate of every descriptor that the keeper keeps (double custody).
+// When the keeper dies, the client starts another and hands all of them over.
+type Client struct {
+	cfg    Config
+	onExit func(Item)
+
+	mu    sync.Mutex
+	link  *link
+	items map[string]*Kept
+
+	closing chan struct{}
+	done    sync.WaitGroup
+}
+
+// Config says where the keeper is and how it is started.
+type Config struct {
+	// Socket is the path of its socket, at most 107 bytes.
+	Socket string
+	// LogPath is the file that takes what keeper and spawners say.
+	LogPath string
+	// Binary is the path of the binary to start it from.
+	Binary string
+	// OnExit is called, from one goroutine, with each item that has exited,
+	// Exit set. It must not block.
+	OnExit func(Item)
+}
+
+// Kept is an item with the daemon's own duplicates of its descriptors, by name.
+type Kept struct {
+	Item
+	FDs map[string]*os.File
+}
+
+// Dial connects to the keeper, starting one if there is none, and takes
+// duplicates of everything it keeps.
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	c := &Client{cfg: cfg, onExit: cfg.OnExit, items: map[string]*Kept{}, closing: make(chan struct{})}
+	l, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.takeAll(ctx, l); err != nil {
+		l.close()
+		return nil, err
+	}
+	c.link = l
+	c.done.Add(1)
+	go c.watch(l)
+	return c, nil
+}
+
+// connect greets the keeper; where nobody answers it starts one. A keeper that
+// is being killed may still accept: what counts is its answer.
+func (c *Client) connect(ctx context.Context) (*link, error) {
+	if l, err := c.greet(ctx); err == nil {
+		return l, nil
+	}
+	if err := launch(c.cfg); err != nil {
+		return nil, err
+	}
+	l, err := c.greet(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the keeper just started (see %s): %w", c.cfg.LogPath, err)
+	}
+	return l, nil
+}
+
+// greetBound is how long a keeper that accepted may take to say hello.
+const greetBound = 10 * time.Second
+
+func (c *Client) greet(ctx context.Context) (*link, error) {
+	fd, err := dial(c.cfg.Socket)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, greetBound)
+	defer cancel()
+	l := newLink(fd, c.exited)
+	hello, _, err := l.ask(ctx, &message{Verb: verbHello, Version: Version}, nil)
+	if err != nil {
+		l.close()
+		return nil, fmt.Errorf("cannot greet the keeper: %w", err)
+	}
+	l.pid = hello.PID
+	return l, nil
+}
+
+func dial(path string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("cannot connect to %s: %w", path, err)
+	}
+	return fd, nil
+}
+
+// takeAll fills the client's own custody from the keeper's.
+func (c *Client) takeAll(ctx context.Context, l *link) error {
+	return l.stream(ctx, &message{Verb: verbList}, func(m *message, fds []int) {
+		if m.Item == nil || len(fds) != len(m.Item.Names) {
+			closeAll(fds)
+			return
+		}
+		c.items[m.Item.ID] = &Kept{Item: *m.Item, FDs: files(m.Item.Names, fds)}
+	})
+}
+
+func files(names []string, fds []int) map[string]*os.File {
+	out := make(map[string]*os.File, len(names))
+	for i, name := range names {
+		out[name] = os.NewFile(uintptr(fds[i]), name)
+	}
+	return out
+}
+
+// watch replaces the keeper when it dies.
+func (c *Client) watch(l *link) {
+	defer c.done.Done()
+	for {
+		select {
+		case <-c.closing:
+			return
+		case <-l.dead:
+		}
+		select {
+		case <-c.closing:
+			return
+		default:
+		}
+		slog.Warn("keeper died, starting another", "pid", l.pid)
+		next, err := c.replace()
+		if err != nil {
+			slog.Error("cannot replace the keeper", "err", err)
+			select {
+			case <-c.closing:
+				return
+			case <-time.After(time.Second): // the machine is out of something: try again
+			}
+			continue
+		}
+		l = next
+	}
+}
+
+// replace starts a keeper and hands it everything in the client's custody.
+func (c *Client) replace() (*link, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	l, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.link = l
+	ids := make([]string, 0, len(c.items))
+	for id := range c.items {
+		ids = append(ids, id)
+	}
+	c.mu.Unlock()
+	for _, id := range ids {
+		if err := c.adopt(ctx, l, id); err != nil {
+			slog.Error("cannot hand over to the new keeper", "id", id, "err", err)
+		}
+	}
+	return l, nil
+}
+
+// adopt hands one item to the keeper at l. It sends duplicates, since the item
+// may be released meanwhile; then it is released there as well.
+func (c *Client) adopt(ctx context.Context, l *link, id string) error {
+	c.mu.Lock()
+	k := c.items[id]
+	if k == nil || (k.Kind != KindPod && k.PID == 0) { // gone, or being spawned
+		c.mu.Unlock()
+		return nil
+	}
+	item := k.Item
+	item.Names = nil
+	var fds []int
+	for name, f := range k.FDs {
+		fd, err := dup(int(f.Fd()))
+		if err != nil {
+			c.mu.Unlock()
+			closeAll(fds)
+			return err
+		}
+		item.Names, fds = append(item.Names, name), append(fds, fd)
+	}
+	c.mu.Unlock()
+	defer closeAll(fds)
+	if _, _, err := l.ask(ctx, &message{Verb: verbAdopt, Item: &item}, fds); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	gone := c.items[id] != k
+	c.mu.Unlock()
+	if gone {
+		_, _, err := l.ask(ctx, &message{Verb: verbRelease, Item: &item}, nil)
+		return err
+	}
+	return nil
+}
+
+func (c *Client) exited(item Item) {
+	c.mu.Lock()
+	if k := c.items[item.ID]; k != nil {
+		k.Exit = item.Exit
+		if k.Kind == KindExec {
+			delete(c.items, item.ID)
+			k.close()
+		}
+	}
+	c.mu.Unlock()
+	c.onExit(item)
+}
+
+func (k *Kept) close() {
+	for _, f := range k.FDs {
+		f.Close()
+	}
+}
+
+// current is the link of the moment; a request on a dead one fails at once.
+func (c *Client) current() *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link
+}
+
+// PID is the keeper's process id.
+func (c *Client) PID() int { return c.current().pid }
+
+// Items returns what is kept, as it stands. The descriptors stay the client's.
+func (c *Client) Items() []Kept {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]Kept, 0, len(c.items))
+	for _, k := range c.items {
+		out = append(out, *k)
+	}
+	return out
+}
+
+// FD duplicates a kept descriptor; the duplicate is the caller's.
+func (c *Client) FD(id, name string) (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.items[id]
+	if k == nil || k.FDs[name] == nil {
+		return nil, fmt.Errorf("cannot use %s of %s: it is not kept", name, id)
+	}
+	fd, err := dup(int(k.FDs[name].Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// A Spawn is the order to make a process.
+type Spawn struct {
+	// Item is what to keep; its PID, Names and Exit are filled in.
+	Item Item
+	// Program is what the process does; FDs what it uses, by name. They stay the
+	// caller's.
+	Program *program.Program
+	FDs     map[string]*os.File
+	// Keep is what the keeper takes into custody; it becomes the client's.
+	Keep map[string]*os.File
+	// Timeout bounds the program, from clone to execve; 0 is 30 s.
+	Timeout time.Duration
+}
+
+// A CallError is the system call of a program at which it failed.
+type CallError struct {
+	Program string
+	Why     string
+	Errno   syscall.Errno
+	Stuck   bool
+}
+
+func (e *CallError) Error() string {
+	if e.Stuck {
+		return fmt.Sprintf("cannot start %s: cannot %s: the call does not return", e.Program, e.Why)
+	}
+	return fmt.Sprintf("cannot start %s: cannot %s: %v", e.Program, e.Why, e.Errno)
+}
+
+func (e *CallError) Unwrap() error { return e.Errno }
+
+// Spawn makes a process and returns its pid. It is kept, and its end reported to
+// OnExit, unless the error is not nil.
+func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
+	item := s.Item
+	keep := make([]int, 0, len(s.Keep))
+	for name, f := range s.Keep {
+		item.Names = append(item.Names, name)
+		keep = append(keep, int(f.Fd()))
+	}
+	// The daemon's custody begins before the process does, so that an exit finds it.
+	kept := &Kept{Item: s.Item, FDs: s.Keep}
+	if kept.FDs == nil {
+		kept.FDs = map[string]*os.File{}
+	}
+	c.mu.Lock()
+	if c.items[item.ID] != nil {
+		c.mu.Unlock()
+		kept.close()
+		return 0, fmt.Errorf("cannot start %s: it is kept already", item.ID)
+	}
+	c.items[item.ID] = kept
+	c.mu.Unlock()
+	pid, pidfd, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &item}, s, keep)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.items, item.ID)
+		kept.close()
+		return 0, err
+	}
+	kept.PID = pid
+	if c.items[item.ID] == kept {
+		kept.FDs[FDPid] = pidfd
+	} else {
+		pidfd.Close() // an exec that ended already
+	}
+	return pid, nil
+}
+
+func (c *Client) spawn(ctx context.Context, m *message, s Spawn, keep []int) (int, *os.File, error) {
+	flat, err := seal(s.Program)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer flat.Close()
+	fds := []int{int(flat.Fd())}
+	for _, name := range s.Program.FDs() {
+		f := s.FDs[name]
+		if f == nil {
+			return 0, nil, fmt.Errorf("cannot start %s: its program uses a descriptor %q that nobody gave", s.Program.Name, name)
+		}
+		fds = append(fds, int(f.Fd()))
+	}
+	m.Donated, m.Fork, m.Timeout = len(fds)-1, s.Program.Fork, int(s.Timeout/time.Millisecond)
+	reply, got, err := c.current().ask(ctx, m, append(fds, keep...))
+	if err == nil && reply.Result != nil && reply.Result.Errno != 0 {
+		closeAll(got)
+		return 0, nil, callError(s.Program, reply.Result)
+	}
+	if err != nil {
+		closeAll(got)
+		return 0, nil, fmt.Errorf("cannot start %s: %w", s.Program.Name, err)
+	}
+	if s.Program.Fork {
+		return 0, nil, nil
+	}
+	if len(got) != 1 {
+		closeAll(got)
+		return 0, nil, fmt.Errorf("cannot start %s: the keeper gave no pidfd", s.Program.Name)
+	}
+	return reply.Result.PID, os.NewFile(uintptr(got[0]), FDPid), nil
+}
+
+func callError(p *program.Program, r *spawnResult) error {
+	op := r.Op
+	if r.Stuck {
+		op = len(p.Ops) - r.Op
+	}
+	why := "finish its program"
+	if op >= 0 && op < len(p.Ops) {
+		why = p.Ops[op].Why
+	}
+	return &CallError{Program: p.Name, Why: why, Errno: syscall.Errno(r.Errno), Stuck: r.Stuck}
+}
+
+// seal puts a program into a memfd that nobody can change any more.
+func seal(p *program.Program) (*os.File, error) {
+	flat, err := p.Encode()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("program", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, os.NewSyscallError("memfd_create", err))
+	}
+	f := os.NewFile(uintptr(fd), "program")
+	if _, err := f.Write(flat); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, err)
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, err)
+	}
+	return f, nil
+}
+
+// Run makes a process that nobody keeps and that reports by its own means: an
+// opener (Fork).
+func (c *Client) Run(ctx context.Context, p *program.Program, fds map[string]*os.File) error {
+	_, _, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &Item{}}, Spawn{Program: p, FDs: fds}, nil)
+	return err
+}
+
+// Hold takes files, by name, into custody under a pod's id.
+func (c *Client) Hold(ctx context.Context, id string, files map[string]*os.File) error {
+	k := &Kept{Item: Item{ID: id, Kind: KindPod}, FDs: files}
+	c.mu.Lock()
+	if c.items[id] != nil {
+		c.mu.Unlock()
+		return fmt.Errorf("cannot hold %s: it is kept already", id)
+	}
+	c.items[id] = k
+	l := c.link
+	c.mu.Unlock()
+	if err := c.adopt(ctx, l, id); err != nil && !errors.Is(err, ErrKeeperLost) { // the next one gets it too
+		c.mu.Lock()
+		delete(c.items, id)
+		c.mu.Unlock()
+		k.close()
+		return fmt.Errorf("cannot hold %s: %w", id, err)
+	}
+	return nil
+}
+
+// Release ends the custody of an item, here and there. What is not kept is
+// released already.
+func (c *Client) Release(ctx context.Context, id string) error {
+	c.mu.Lock()
+	k := c.items[id]
+	delete(c.items, id)
+	l := c.link
+	c.mu.Unlock()
+	if k == nil {
+		return nil
+	}
+	k.close()
+	_, _, err := l.ask(ctx, &message{Verb: verbRelease, Item: &Item{ID: id}}, nil)
+	if errors.Is(err, ErrKeeperLost) {
+		return nil // the next keeper is not given it
+	}
+	return err
+}
+
+// ReopenLog makes f the log; nothing goes to the old one when it returns. f
+// becomes the client's.
+func (c *Client) ReopenLog(ctx context.Context, id string, f *os.File) error {
+	if _, _, err := c.current().ask(ctx, &message{Verb: verbRelog, Item: &Item{ID: id}}, []int{int(f.Fd())}); err != nil {
+		f.Close()
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.items[id]
+	if k == nil {
+		return f.Close()
+	}
+	if old := k.FDs[FDLog]; old != nil {
+		old.Close()
+	}
+	k.FDs[FDLog] = f
+	return nil
+}
+
+// Tap copies a container's output from now on to the write ends given by stream
+// (stdout, stderr); they stay the caller's, who closes its own.
+func (c *Client) Tap(ctx context.Context, id string, pipes map[string]*os.File) error {
+	m := &message{Verb: verbTap, Item: &Item{ID: id}}
+	var fds []int
+	for stream, f := range pipes {
+		m.Names = append(m.Names, stream)
+		fds = append(fds, int(f.Fd()))
+	}
+	_, _, err := c.current().ask(ctx, m, fds)
+	return err
+}
+
+// CloseFDs closes kept descriptors, here and there: stdin, to end it.
+func (c *Client) CloseFDs(ctx context.Context, id string, names ...string) error {
+	c.mu.Lock()
+	if k := c.items[id]; k != nil {
+		for _, name := range names {
+			if f := k.FDs[name]; f != nil {
+				f.Close()
+				delete(k.FDs, name)
+			}
+		}
+	}
+	c.mu.Unlock()
+	_, _, err := c.current().ask(ctx, &message{Verb: verbClose, Item: &Item{ID: id}, Names: names}, nil)
+	return err
+}
+
+// StopKeeper ends the keeper if it keeps nothing, and the client.
+func (c *Client) StopKeeper(ctx context.Context) error {
+	close(c.closing)
+	_, _, err := c.current().ask(ctx, &message{Verb: verbStop}, nil)
+	c.current().close()
+	c.done.Wait()
+	return err
+}
+
+// Close leaves the keeper to itself.
+func (c *Client) Close() {
+	close(c.closing)
+	c.current().close()
+	c.done.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.items {
+		k.close()
+	}
+}

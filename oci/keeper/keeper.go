@@ -1,0 +1,476 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A keeper is the state of the keeper process.
+type keeper struct {
+	pool *pool
+
+	mu    sync.Mutex
+	items map[string]*held
+	peer  int // the daemon's socket, -1 while it is away
+
+	sendMu sync.Mutex // a message's parts stay together
+}
+
+// held is one item with its descriptors, which are the keeper's.
+type held struct {
+	Item
+	fds    map[string]int
+	logger *logger
+}
+
+// Run is the role of the keeper process. listener is a listening SOCK_SEQPACKET
+// socket. It returns when a daemon has told it to end.
+func Run(listener int) error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot become undumpable: %w", err)
+	}
+	p, err := newPool()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	k := &keeper{pool: p, items: map[string]*held{}, peer: -1}
+	for {
+		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot accept: %w", os.NewSyscallError("accept4", err))
+		}
+		if !sameUser(fd) {
+			unix.Close(fd)
+			continue
+		}
+		if k.talk(fd) {
+			return nil
+		}
+	}
+}
+
+// sameUser tells whether the peer runs as the user that we run as.
+func sameUser(fd int) bool {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	return err == nil && int(cred.Uid) == os.Geteuid()
+}
+
+// talk serves one daemon until it goes away; true means that the keeper shall end.
+func (k *keeper) talk(fd int) (end bool) {
+	k.mu.Lock()
+	k.peer = fd
+	k.mu.Unlock()
+	defer func() {
+		k.mu.Lock()
+		k.peer = -1
+		k.mu.Unlock()
+		k.sendMu.Lock() // nobody is sending on it any more
+		unix.Close(fd)
+		k.sendMu.Unlock()
+	}()
+	c := newConn(fd)
+	for {
+		m, fds, err := c.receive()
+		if err != nil {
+			return false
+		}
+		if m.Verb == verbStop && k.empty() {
+			k.reply(fd, m, &message{}, nil)
+			return true
+		}
+		k.handle(fd, m, fds)
+	}
+}
+
+func (k *keeper) empty() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.items) == 0
+}
+
+// handle answers one request; spawns run on their own, since they take time.
+func (k *keeper) handle(fd int, m *message, fds []int) {
+	switch m.Verb {
+	case verbHello:
+		k.reply(fd, m, &message{Version: Version, PID: os.Getpid()}, nil)
+	case verbSpawn:
+		go k.spawn(fd, m, fds)
+	case verbAdopt:
+		k.reply(fd, m, k.adopt(m, fds), nil)
+	case verbRelease:
+		k.release(m.Item.ID)
+		k.reply(fd, m, &message{}, nil)
+	case verbRelog:
+		k.reply(fd, m, k.relog(m, fds), nil)
+	case verbTap:
+		k.reply(fd, m, k.tap(m, fds), nil)
+	case verbClose:
+		k.closeNames(m.Item.ID, m.Names)
+		k.reply(fd, m, &message{}, nil)
+	case verbList:
+		k.list(fd, m)
+	case verbStop:
+		k.reply(fd, m, &message{Err: "cannot stop the keeper: it keeps pods or containers"}, nil)
+	default:
+		closeAll(fds)
+		k.reply(fd, m, &message{Err: fmt.Sprintf("this keeper (protocol %d) does not know %q", Version, m.Verb)}, nil)
+	}
+}
+
+func (k *keeper) reply(fd int, req, m *message, fds []int) {
+	m.Seq = req.Seq
+	k.send(fd, m, fds)
+}
+
+// send drops the message when the daemon is away: it lists everything when it
+// is back.
+func (k *keeper) send(fd int, m *message, fds []int) {
+	k.sendMu.Lock()
+	defer k.sendMu.Unlock()
+	k.mu.Lock()
+	here := k.peer == fd
+	k.mu.Unlock()
+	if !here {
+		return
+	}
+	if err := send(fd, m, fds); err != nil && !errors.Is(err, unix.EPIPE) {
+		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
+	}
+}
+
+func fail(err error) *message { return &message{Err: err.Error()} }
+
+// spawn runs a program and keeps its process.
+func (k *keeper) spawn(fd int, m *message, fds []int) {
+	if len(fds) < 1+m.Donated || m.Item == nil || len(fds)-1-m.Donated != len(m.Item.Names) {
+		closeAll(fds)
+		k.reply(fd, m, &message{Err: "cannot spawn: descriptors are missing"}, nil)
+		return
+	}
+	kept := fds[1+m.Donated:]
+	res, err := k.runProgram(m, fds[:1+m.Donated])
+	closeAll(fds[:1+m.Donated])
+	if res.prepared > 0 {
+		reapPID(res.prepared)
+	}
+	if err != nil || res.Errno != 0 || m.Fork || res.pidfd < 0 {
+		closeAll(kept)
+		if res.pidfd >= 0 {
+			k.reapLater(res)
+		}
+		reply := &message{Result: &res.spawnResult}
+		if err != nil {
+			reply.Err = err.Error()
+		}
+		k.reply(fd, m, reply, nil)
+		return
+	}
+	item := *m.Item
+	item.PID = res.PID
+	item.Names = append(slices.Clone(item.Names), FDPid)
+	mine, err := dup(res.pidfd)
+	if err == nil {
+		err = k.keep(item, append(slices.Clone(kept), mine))
+	}
+	reply := &message{Result: &res.spawnResult}
+	if err != nil {
+		reply.Err = err.Error()
+	}
+	k.reply(fd, m, reply, []int{res.pidfd})
+	unix.Close(res.pidfd)
+}
+
+func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
+	timeout := time.Duration(m.Timeout) * time.Millisecond
+	if timeout <= 0 {
+		timeout = 30 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var st unix.Stat_t
+	if err := unix.Fstat(fds[0], &st); err != nil {
+		return spawned{pidfd: -1}, fmt.Errorf("cannot stat program: %w", err)
+	}
+	return k.pool.run(ctx, int(st.Size), m.Fork, fds)
+}
+
+// reapLater reaps a child that nobody asks for: it failed, or it is an opener.
+func (k *keeper) reapLater(res spawned) {
+	w, err := newWaiter(res.pidfd, res.PID)
+	if err != nil {
+		return
+	}
+	go func() {
+		w.wait()
+		w.f.Close()
+	}()
+}
+
+// keep takes over an item and its descriptors, and starts to watch and log it.
+func (k *keeper) keep(item Item, fds []int) error {
+	h := &held{Item: item, fds: map[string]int{}}
+	for i, name := range item.Names {
+		if name == FDStdout || name == FDStderr || name == FDTTY || name == FDStdin {
+			unix.SetNonblock(fds[i], true)
+		}
+		h.fds[name] = fds[i]
+	}
+	k.mu.Lock()
+	if old := k.items[item.ID]; old != nil {
+		k.mu.Unlock()
+		h.close()
+		return fmt.Errorf("cannot keep %s: it is kept already", item.ID)
+	}
+	k.items[item.ID] = h
+	k.mu.Unlock()
+	if pidfd, ok := h.fds[FDPid]; ok && item.Exit == nil {
+		return k.watch(h, pidfd)
+	}
+	return nil
+}
+
+// watch starts the logs and waits for the end in the background.
+func (k *keeper) watch(h *held, pidfd int) error {
+	pidfd, err := dup(pidfd)
+	if err != nil {
+		return err
+	}
+	w, err := newWaiter(pidfd, h.PID)
+	if err != nil {
+		return err
+	}
+	if err := h.startLogs(); err != nil {
+		w.f.Close()
+		return err
+	}
+	go k.await(h, w)
+	return nil
+}
+
+func dup(fd int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	return fd, os.NewSyscallError("dup", err)
+}
+
+// startLogs starts a pump for each stream, on descriptors of its own.
+func (h *held) startLogs() error {
+	if h.Log == nil {
+		return nil
+	}
+	var file *os.File
+	if log, ok := h.fds[FDLog]; ok {
+		fd, err := dup(log)
+		if err != nil {
+			return err
+		}
+		file = os.NewFile(uintptr(fd), "log")
+	}
+	h.logger = newLogger(h.Log, file)
+	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
+		fd, ok := h.fds[stream]
+		if !ok {
+			continue
+		}
+		fd, err := dup(fd)
+		if err != nil {
+			return err
+		}
+		own := os.NewFile(uintptr(fd), stream) // non-blocking already: in the poller
+		h.logger.pumps.Add(1)
+		if stream == FDTTY {
+			go h.logger.pumpTTY(own)
+		} else {
+			go h.logger.pumpPipe(stream, own)
+		}
+	}
+	return nil
+}
+
+// drainBound is how long the report of an exit waits for the rest of the output:
+// a background child may keep the pipe open for ever.
+const drainBound = 2 * time.Second
+
+// await waits for the process, then for its last output, and reports.
+func (k *keeper) await(h *held, w *waiter) {
+	exit, err := w.wait()
+	w.f.Close()
+	if err != nil {
+		return
+	}
+	if h.logger != nil {
+		drained := make(chan struct{})
+		go func() { h.logger.pumps.Wait(); close(drained) }()
+		select {
+		case <-drained:
+		case <-time.After(drainBound):
+		}
+	}
+	k.mu.Lock()
+	h.Exit = &exit
+	item, peer := h.Item, k.peer
+	if h.Kind == KindExec {
+		delete(k.items, h.ID)
+	}
+	k.mu.Unlock()
+	if h.Kind == KindExec {
+		h.close()
+	}
+	item.Names = nil
+	k.send(peer, &message{Verb: verbExit, Item: &item}, nil)
+}
+
+func (k *keeper) adopt(m *message, fds []int) *message {
+	if m.Item == nil || len(fds) != len(m.Item.Names) {
+		closeAll(fds)
+		return &message{Err: "cannot adopt: descriptors are missing"}
+	}
+	if err := k.keep(*m.Item, fds); err != nil {
+		return fail(err)
+	}
+	return &message{}
+}
+
+func (k *keeper) find(id string) *held {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.items[id]
+}
+
+func (k *keeper) relog(m *message, fds []int) *message {
+	h := k.find(m.Item.ID)
+	if h == nil || h.logger == nil || len(fds) != 1 {
+		closeAll(fds)
+		return &message{Err: fmt.Sprintf("cannot reopen the log of %s: it has none", m.Item.ID)}
+	}
+	own, err := dup(fds[0])
+	if err != nil {
+		closeAll(fds)
+		return fail(err)
+	}
+	k.mu.Lock()
+	old, had := h.fds[FDLog]
+	h.fds[FDLog] = fds[0]
+	if had {
+		unix.Close(old)
+	} else {
+		h.Names = append(h.Names, FDLog)
+	}
+	k.mu.Unlock()
+	h.logger.reopen(os.NewFile(uintptr(own), FDLog))
+	return &message{}
+}
+
+// tap attaches a client: Names says which streams the descriptors take.
+func (k *keeper) tap(m *message, fds []int) *message {
+	h := k.find(m.Item.ID)
+	if h == nil || h.logger == nil || len(fds) != len(m.Names) {
+		closeAll(fds)
+		return &message{Err: fmt.Sprintf("cannot attach to %s: it is not running", m.Item.ID)}
+	}
+	for i, stream := range m.Names {
+		unix.SetNonblock(fds[i], true)
+		h.logger.addTap(stream, os.NewFile(uintptr(fds[i]), stream))
+	}
+	return &message{}
+}
+
+func (k *keeper) release(id string) {
+	k.mu.Lock()
+	h := k.items[id]
+	delete(k.items, id)
+	k.mu.Unlock()
+	if h != nil {
+		h.close()
+	}
+}
+
+func (h *held) close() {
+	for _, fd := range h.fds {
+		unix.Close(fd)
+	}
+	if h.logger != nil {
+		h.logger.close()
+	}
+}
+
+func (k *keeper) closeNames(id string, names []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h := k.items[id]
+	if h == nil {
+		return
+	}
+	for _, name := range names {
+		if fd, ok := h.fds[name]; ok {
+			unix.Close(fd)
+			delete(h.fds, name)
+		}
+		h.Names = slices.DeleteFunc(h.Names, func(n string) bool { return n == name })
+	}
+}
+
+// list sends every item with duplicates of its descriptors.
+func (k *keeper) list(fd int, m *message) {
+	k.mu.Lock()
+	all := make([]*held, 0, len(k.items))
+	for _, h := range k.items {
+		all = append(all, h)
+	}
+	k.mu.Unlock()
+	for _, h := range all {
+		k.mu.Lock()
+		item := h.Item
+		item.Names = slices.Clone(h.Names)
+		var fds []int
+		for _, name := range item.Names {
+			fd, err := dup(h.fds[name]) // an exec may end and close its own meanwhile
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "keeper: cannot list %s: %v\n", item.ID, err)
+			}
+			fds = append(fds, fd)
+		}
+		k.mu.Unlock()
+		if h.logger != nil {
+			log := *item.Log
+			log.Drops = h.logger.dropped()
+			item.Log = &log
+		}
+		k.reply(fd, m, &message{Verb: verbList, Item: &item}, fds)
+		closeAll(fds)
+	}
+	k.reply(fd, m, &message{}, nil)
+}
+
+// Listen makes the keeper's socket at path, replacing what is there.
+func Listen(path string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		unix.Close(fd)
+		return -1, err
+	}
+	old := unix.Umask(0o177) // sockets 0600
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+	unix.Umask(old)
+	if err == nil {
+		err = unix.Listen(fd, 4)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("cannot listen on %s: %w", path, err)
+	}
+	return fd, nil
+}

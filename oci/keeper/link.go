@@ -1,0 +1,145 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A link is one connection to a keeper: requests go out under a lock, one
+// goroutine reads replies and exits.
+type link struct {
+	fd   int
+	pid  int
+	dead chan struct{} // closed when the keeper is gone
+
+	sendMu sync.Mutex // a message's parts stay together
+
+	mu      sync.Mutex
+	seq     uint64
+	pending map[uint64]chan answer
+}
+
+type answer struct {
+	m   *message
+	fds []int
+}
+
+func newLink(fd int, onExit func(Item)) *link {
+	l := &link{fd: fd, dead: make(chan struct{}), pending: map[uint64]chan answer{}}
+	go l.read(onExit)
+	return l
+}
+
+// read runs until the connection ends, and closes it.
+func (l *link) read(onExit func(Item)) {
+	c := newConn(l.fd)
+	for {
+		m, fds, err := c.receive()
+		if err != nil {
+			close(l.dead)
+			l.sendMu.Lock()
+			unix.Close(l.fd)
+			l.fd = -1
+			l.sendMu.Unlock()
+			return
+		}
+		if m.Verb == verbExit {
+			closeAll(fds)
+			onExit(*m.Item)
+			continue
+		}
+		l.mu.Lock()
+		ch := l.pending[m.Seq]
+		l.mu.Unlock()
+		if ch == nil {
+			closeAll(fds) // nobody waits any more
+			continue
+		}
+		ch <- answer{m, fds}
+	}
+}
+
+// close makes the reader end.
+func (l *link) close() {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	if l.fd >= 0 {
+		unix.Shutdown(l.fd, unix.SHUT_RDWR)
+	}
+}
+
+// begin sends a request and returns where its answers come.
+func (l *link) begin(m *message, fds []int, room int) (chan answer, func(), error) {
+	ch := make(chan answer, room)
+	l.mu.Lock()
+	l.seq++
+	m.Seq = l.seq
+	l.pending[m.Seq] = ch
+	l.mu.Unlock()
+	end := func() {
+		l.mu.Lock()
+		delete(l.pending, m.Seq)
+		l.mu.Unlock()
+	}
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	if l.fd < 0 {
+		end()
+		return nil, nil, ErrKeeperLost
+	}
+	if err := send(l.fd, m, fds); err != nil {
+		end()
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			err = ErrKeeperLost
+		}
+		return nil, nil, err
+	}
+	return ch, end, nil
+}
+
+// ask sends a request and waits for its one answer, whose descriptors become the
+// caller's. When ctx ends first, the answer is dropped when it comes.
+func (l *link) ask(ctx context.Context, m *message, fds []int) (*message, []int, error) {
+	ch, end, err := l.begin(m, fds, 1)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer end()
+	select {
+	case a := <-ch:
+		if a.m.Err != "" {
+			return a.m, a.fds, errors.New(a.m.Err)
+		}
+		return a.m, a.fds, nil
+	case <-l.dead:
+		return nil, nil, ErrKeeperLost
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+}
+
+// stream sends a request and calls f with each answer until the last, which
+// has no item.
+func (l *link) stream(ctx context.Context, m *message, f func(*message, []int)) error {
+	ch, end, err := l.begin(m, nil, 64)
+	if err != nil {
+		return err
+	}
+	defer end()
+	for {
+		select {
+		case a := <-ch:
+			if a.m.Item == nil {
+				return nil
+			}
+			f(a.m, a.fds)
+		case <-l.dead:
+			return ErrKeeperLost
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

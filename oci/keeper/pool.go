@@ -1,0 +1,319 @@
+package keeper
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/program"
+	"golang.org/x/sys/unix"
+)
+
+// A pool hands programs to spawners. One is enough at any usual rate (a spawn
+// takes half a millisecond); another is started when a program waits, since one
+// whose child hangs in a dead file system waits with it.
+type pool struct {
+	free chan *spawner
+
+	mu    sync.Mutex
+	alive int
+}
+
+const (
+	maxSpawners = 32
+	// busyAfter is how long a program waits for a spawner before another starts.
+	busyAfter = 20 * time.Millisecond
+)
+
+var errNoSpawner = errors.New("every spawner is held by a program that does not return")
+
+// A spawner is the keeper's view of a spawner process.
+type spawner struct {
+	proc *os.Process
+	conn *conn
+	page []byte // the report page, shared
+	memf int
+}
+
+func newPool() (*pool, error) {
+	p := &pool{free: make(chan *spawner, maxSpawners)}
+	s, err := p.start()
+	if err != nil {
+		return nil, err
+	}
+	p.alive++
+	p.free <- s
+	return p, nil
+}
+
+func (p *pool) start() (*spawner, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start spawner: %w", os.NewSyscallError("socketpair", err))
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "spawner")
+	defer theirs.Close()
+	memfd, page, err := sharedPage()
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("cannot start spawner: %w", err)
+	}
+	defer memfd.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("cannot start spawner: %w", err)
+	}
+	defer null.Close()
+	proc, err := os.StartProcess(ownBinary, []string{"cri-box", RoleSpawner}, &os.ProcAttr{
+		Env:   []string{"GOMAXPROCS=1"},
+		Files: []*os.File{null, null, os.Stderr, theirs, memfd},
+	})
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("cannot start spawner: %w", err)
+	}
+	return &spawner{proc: proc, page: page,
+		conn: &conn{fd: pair[0], buf: make([]byte, reportSize), oob: make([]byte, unix.CmsgSpace(4*4))}}, nil
+}
+
+func sharedPage() (*os.File, []byte, error) {
+	fd, err := unix.MemfdCreate("report", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "report")
+	if err := f.Truncate(program.PageSize); err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	page, err := unix.Mmap(fd, 0, program.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		f.Close()
+		return nil, nil, os.NewSyscallError("mmap", err)
+	}
+	return f, page, nil
+}
+
+// end kills the spawner; it must not be used again.
+func (s *spawner) end() {
+	s.proc.Kill()
+	s.proc.Wait()
+	unix.Close(s.conn.fd)
+	unix.Munmap(s.page)
+}
+
+// take gives a free spawner, starting one if all are busy for a while.
+func (p *pool) take(ctx context.Context) (*spawner, error) {
+	select {
+	case s := <-p.free:
+		return s, nil
+	default:
+	}
+	timer := time.NewTimer(busyAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case s := <-p.free:
+			return s, nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("cannot spawn: %w", errNoSpawner)
+		case <-timer.C:
+			s, err := p.grow()
+			if s != nil || err != nil {
+				return s, err
+			}
+		}
+	}
+}
+
+// grow starts a spawner; nil if there are enough.
+func (p *pool) grow() (*spawner, error) {
+	p.mu.Lock()
+	if p.alive >= maxSpawners {
+		p.mu.Unlock()
+		return nil, nil
+	}
+	p.alive++
+	p.mu.Unlock()
+	s, err := p.start()
+	if err != nil {
+		p.lost()
+	}
+	return s, err
+}
+
+func (p *pool) lost() {
+	p.mu.Lock()
+	p.alive--
+	p.mu.Unlock()
+}
+
+// keepIdle is how many spawners stay when nobody waits.
+const keepIdle = 2
+
+func (p *pool) give(s *spawner) {
+	p.mu.Lock()
+	surplus := p.alive > keepIdle && len(p.free) >= keepIdle
+	if surplus {
+		p.alive--
+	}
+	p.mu.Unlock()
+	if surplus {
+		s.end()
+		return
+	}
+	p.free <- s
+}
+
+// close ends the idle spawners.
+func (p *pool) close() {
+	for {
+		select {
+		case s := <-p.free:
+			s.end()
+		default:
+			return
+		}
+	}
+}
+
+// A spawned is a process made by a spawner. pidfd is the receiver's, -1 if none.
+type spawned struct {
+	spawnResult
+	pidfd    int
+	prepared int
+}
+
+// run gives a program to a spawner and returns what became of it. fds, the
+// program's own first, stay the caller's. When ctx ends first, the result says
+// at which call the child stands, and the child is killed.
+func (p *pool) run(ctx context.Context, size int, fork bool, fds []int) (spawned, error) {
+	s, err := p.take(ctx)
+	if err != nil {
+		return spawned{pidfd: -1}, err
+	}
+	if err := s.order(size, fork, fds); err != nil {
+		p.discard(s)
+		return spawned{pidfd: -1}, err
+	}
+	done := make(chan struct{})
+	var res spawned
+	go func() {
+		defer close(done)
+		res, err = s.answer()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return p.rescue(s, done, &res, &err)
+	}
+	var refused cloneError
+	if err != nil && !errors.As(err, &refused) {
+		p.discard(s)
+		return res, err
+	}
+	p.give(s)
+	return res, err
+}
+
+// discard drops a spawner that died or talks nonsense; its successor is started
+// at once, so that no request waits for it.
+func (p *pool) discard(s *spawner) {
+	if pid := pagePID(s.page); pid > 0 {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	s.end()
+	next, err := p.start()
+	if err != nil {
+		p.lost()
+		return
+	}
+	p.free <- next
+}
+
+// rescue ends a child that did not come through its program in time. A spawner
+// whose child cannot even be killed (D state) is left to itself.
+func (p *pool) rescue(s *spawner, done chan struct{}, res *spawned, err *error) (spawned, error) {
+	left, pid := pageLeft(s.page), pagePID(s.page)
+	if pid > 0 {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	stuck := spawned{spawnResult: spawnResult{Op: left, Stuck: true, Errno: int(syscall.ETIMEDOUT)}, pidfd: -1}
+	select {
+	case <-done:
+		if *err != nil {
+			p.discard(s)
+		} else {
+			p.give(s)
+		}
+		if res.pidfd >= 0 {
+			unix.Close(res.pidfd)
+		}
+		stuck.PID, stuck.prepared = res.PID, res.prepared
+	case <-time.After(time.Second):
+		p.lost()
+		go func() {
+			<-done
+			p.mu.Lock()
+			p.alive++
+			p.mu.Unlock()
+			p.give(s)
+		}()
+	}
+	return stuck, nil
+}
+
+func pageLeft(page []byte) int { return int(binary.LittleEndian.Uint64(page)) }
+func pagePID(page []byte) int {
+	if inner := int(binary.LittleEndian.Uint32(page[program.PageInnerPID:])); inner > 0 {
+		return inner
+	}
+	return int(binary.LittleEndian.Uint32(page[program.PagePID:]))
+}
+
+func (s *spawner) order(size int, fork bool, fds []int) error {
+	var b [orderSize]byte
+	order := uint64(size) | uint64(len(fds))<<32
+	if fork {
+		order |= 1 << 63
+	}
+	binary.LittleEndian.PutUint64(b[:], order)
+	for first := true; first || len(fds) > 0; first = false {
+		n := min(len(fds), fdsPerPart)
+		if err := sendmsg(s.conn.fd, b[:], unix.UnixRights(fds[:n]...)); err != nil {
+			return fmt.Errorf("cannot order program: %w", err)
+		}
+		fds = fds[n:]
+	}
+	return nil
+}
+
+func (s *spawner) answer() (spawned, error) {
+	n, fds, err := s.conn.part()
+	if err != nil || n != reportSize {
+		closeAll(fds)
+		return spawned{pidfd: -1}, fmt.Errorf("cannot spawn: the spawner ended: %w", err)
+	}
+	le, b := binary.LittleEndian, s.conn.buf
+	res := spawned{pidfd: -1, prepared: int(le.Uint32(b[4:]))}
+	res.PID, res.Op, res.Errno = int(le.Uint32(b[0:])), int(le.Uint32(b[8:])), int(le.Uint32(b[12:]))
+	if len(fds) > 0 {
+		res.pidfd = fds[0]
+	}
+	if errno := syscall.Errno(le.Uint32(b[16:])); errno != 0 {
+		return res, cloneError{errno}
+	}
+	return res, nil
+}
+
+// cloneError is clone3's own failure: the spawner is well, no process was made.
+type cloneError struct{ errno syscall.Errno }
+
+func (e cloneError) Error() string { return "cannot clone: " + e.errno.Error() }
+func (e cloneError) Unwrap() error { return e.errno }

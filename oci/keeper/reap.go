@@ -1,0 +1,180 @@
+package keeper
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A waiter waits for one process through its pidfd, which a goroutine can park
+// on: no SIGCHLD handler, no wait4(-1), so that nobody's zombie is taken away.
+type waiter struct {
+	f   *os.File // the pidfd, in the poller
+	raw syscall.RawConn
+	pid int
+}
+
+// newWaiter takes over pidfd.
+func newWaiter(pidfd, pid int) (*waiter, error) {
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		unix.Close(pidfd)
+		return nil, fmt.Errorf("cannot watch process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(pidfd), "pidfd")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot watch process %d: %w", pid, err)
+	}
+	return &waiter{f: f, raw: raw, pid: pid}, nil
+}
+
+// unknownBound is how long a process that ended as somebody else's child may
+// stay a zombie before its status counts as unknown.
+const unknownBound = 5 * time.Second
+
+// wait blocks until the process has ended, reaps it if it is our child, and says
+// how it ended. An error means that the waiter was closed.
+func (w *waiter) wait() (Exit, error) {
+	if err := w.readable(unix.POLLIN); err != nil {
+		return Exit{}, err
+	}
+	at := time.Now()
+	status, err := w.status()
+	if err != nil {
+		return Exit{Code: 255, At: at, Unknown: err.Error()}, nil
+	}
+	return exitOf(status, at), nil
+}
+
+// readable parks until poll(2) on the pidfd shows one of events: POLLIN for a
+// process that ended, POLLHUP for one that was reaped too.
+func (w *waiter) readable(events int16) error {
+	return w.raw.Read(func(fd uintptr) bool { return polled(fd, events) })
+}
+
+func polled(fd uintptr, events int16) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0 && p[0].Revents&(events|unix.POLLNVAL) != 0
+}
+
+// status finds the wait status: by reaping our child, else from the zombie that
+// another parent has, else from what the kernel keeps for pidfd holders (6.15).
+func (w *waiter) status() (syscall.WaitStatus, error) {
+	var status syscall.WaitStatus
+	err := w.reap(&status)
+	if err == nil || !errors.Is(err, unix.ECHILD) {
+		return status, err
+	}
+	if status, err := w.zombieStatus(); err == nil {
+		return status, nil
+	}
+	w.f.SetReadDeadline(time.Now().Add(unknownBound))
+	if err := w.readable(unix.POLLHUP); err != nil {
+		return 0, fmt.Errorf("the keeper that was its parent is dead, and it has not been reaped since")
+	}
+	return w.infoStatus()
+}
+
+func (w *waiter) reap(status *syscall.WaitStatus) (err error) {
+	ctl := w.raw.Control(func(fd uintptr) {
+		var info siginfoChild
+		for {
+			_, _, errno := syscall.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, fd, uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, 0, 0)
+			if errno == unix.EINTR {
+				continue
+			}
+			if errno != 0 {
+				err = errno
+			}
+			break
+		}
+		*status = info.waitStatus()
+	})
+	return errors.Join(ctl, err)
+}
+
+// siginfoChild is siginfo_t as waitid(2) fills it for SIGCHLD.
+type siginfoChild struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// waitStatus is the same as wait4(2) would have given.
+func (s *siginfoChild) waitStatus() syscall.WaitStatus {
+	const cldExited, cldDumped = 1, 3
+	switch s.code {
+	case cldExited:
+		return syscall.WaitStatus(s.status << 8)
+	case cldDumped:
+		return syscall.WaitStatus(s.status | 0x80)
+	}
+	return syscall.WaitStatus(s.status)
+}
+
+// zombieStatus reads field 52 of /proc/PID/stat (proc(5)), which is the wait
+// status of a process that ended and was not reaped yet. The pidfd is asked
+// again afterwards: as long as it is not reaped, the pid is still its own.
+func (w *waiter) zombieStatus() (syscall.WaitStatus, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(w.pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 50 || string(fields[0]) != "Z" {
+		return 0, fmt.Errorf("process %d is not a zombie", w.pid)
+	}
+	status, err := strconv.Atoi(string(fields[49]))
+	if err != nil {
+		return 0, err
+	}
+	reaped := true
+	if err := w.raw.Control(func(fd uintptr) { reaped = polled(fd, unix.POLLHUP) }); err != nil || reaped {
+		return 0, unix.ESRCH
+	}
+	return syscall.WaitStatus(status), nil
+}
+
+// infoStatus asks the kernel what it keeps for a reaped process (PIDFD_GET_INFO
+// with PIDFD_INFO_EXIT, Linux 6.15).
+func (w *waiter) infoStatus() (status syscall.WaitStatus, err error) {
+	ctl := w.raw.Control(func(fd uintptr) {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if err = unix.IoctlPidfdInfo(int(fd), &info); err != nil {
+			err = fmt.Errorf("the keeper that was its parent is dead, and this kernel does not keep the status (PIDFD_GET_INFO, Linux 6.15): %w", err)
+			return
+		}
+		if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+			err = errors.New("the keeper that was its parent is dead, and the kernel has no status")
+			return
+		}
+		status = syscall.WaitStatus(info.Exit_code)
+	})
+	return status, errors.Join(ctl, err)
+}
+
+func exitOf(status syscall.WaitStatus, at time.Time) Exit {
+	if status.Signaled() {
+		return Exit{Code: 128 + int(status.Signal()), Signal: int(status.Signal()), At: at}
+	}
+	return Exit{Code: status.ExitStatus(), At: at}
+}
+
+// reapPID waits for a child that is about to exit: one that prepared another.
+func reapPID(pid int) {
+	for {
+		_, err := unix.Wait4(pid, nil, 0, nil)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}

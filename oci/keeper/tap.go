@@ -1,0 +1,62 @@
+package keeper
+
+import (
+	"os"
+	"time"
+)
+
+// A tap is an attached client's copy of a stream, from the moment of attaching.
+type tap struct {
+	pipe *os.File // write end, in the poller
+}
+
+// tapBound is how long a client that does not read holds up the container that
+// it is attached to, before it is cut off.
+const tapBound = 10 * time.Second
+
+func (l *logger) addTap(stream string, pipe *os.File) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taps[stream] = append(l.taps[stream], &tap{pipe})
+}
+
+// tap copies b to every client of the stream. A client that is gone, or that
+// does not read for tapBound, is dropped.
+func (l *logger) tap(stream string, b []byte) {
+	l.mu.Lock()
+	taps := l.taps[stream]
+	l.mu.Unlock()
+	for _, t := range taps {
+		t.pipe.SetWriteDeadline(time.Now().Add(tapBound))
+		if _, err := t.pipe.Write(b); err != nil {
+			l.dropTap(stream, t)
+		}
+	}
+}
+
+func (l *logger) dropTap(stream string, gone *tap) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var rest []*tap
+	for _, t := range l.taps[stream] {
+		if t != gone {
+			rest = append(rest, t)
+		}
+	}
+	l.taps[stream] = rest
+	gone.pipe.Close()
+}
+
+// endTaps tells the clients of a stream that it has ended.
+func (l *logger) endTaps(stream string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closeTaps(stream)
+}
+
+func (l *logger) closeTaps(stream string) {
+	for _, t := range l.taps[stream] {
+		t.pipe.Close()
+	}
+	delete(l.taps, stream)
+}
