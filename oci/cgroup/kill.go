@@ -1,0 +1,99 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs"
+	"golang.org/x/sys/unix"
+)
+
+// Kill sends SIGKILL to every process in the group and those below, also to one
+// that is being forked meanwhile. It does not wait for their end: WaitEmpty does.
+func (c *Cgroup) Kill(ctx context.Context) error {
+	err := c.writeUnified("cgroup.kill", "1")
+	if errors.Is(err, os.ErrNotExist) { // V1, or v2 before Linux 5.14
+		err = c.killFrozen(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot kill cgroup %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+// killFrozen kills one by one what is frozen and so cannot fork.
+func (c *Cgroup) killFrozen(ctx context.Context) error {
+	frozen := c.freeze(ctx, true)
+	pids, err := c.sys.procs(c.sys.processDir(c.Path))
+	for _, pid := range pids {
+		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("cannot kill process %d: %w", pid, e))
+		}
+	}
+	// A frozen process of v1 dies once it thaws.
+	return errors.Join(frozen, err, c.freeze(ctx, false))
+}
+
+// Freeze stops every process in the group and those below, and returns when all
+// have stopped. If that fails they run on.
+func (c *Cgroup) Freeze(ctx context.Context) error {
+	if err := c.freeze(ctx, true); err != nil {
+		return errors.Join(fmt.Errorf("cannot freeze cgroup %s: %w", c.Path, err), c.freeze(ctx, false))
+	}
+	return nil
+}
+
+// Thaw lets them run on.
+func (c *Cgroup) Thaw(ctx context.Context) error {
+	if err := c.freeze(ctx, false); err != nil {
+		return fmt.Errorf("cannot thaw cgroup %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+func (c *Cgroup) freeze(ctx context.Context, on bool) error {
+	if c.unified == nil {
+		return c.freezeV1(on)
+	}
+	value, want := "0", uint64(0)
+	if on {
+		value, want = "1", 1
+	}
+	if err := c.writeUnified("cgroup.freeze", value); err != nil || !on {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	return waitEvent(ctx, c.unified, "frozen", want)
+}
+
+// freezeV1 leaves to the library what v1 needs: to ask again and again.
+func (c *Cgroup) freezeV1(on bool) error {
+	state := cgroups.Thawed
+	if on {
+		state = cgroups.Frozen
+	}
+	dir := c.sys.dir("freezer", c.Path)
+	if dir == "" {
+		return errors.New("this host has no freezer controller")
+	}
+	return (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state})
+}
+
+func (c *Cgroup) writeUnified(name, value string) error {
+	if c.unified == nil {
+		return os.ErrNotExist
+	}
+	f, err := openFile(int(c.unified.Fd()), name, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(value); err != nil {
+		return fmt.Errorf("cannot write %q: %w", value, err)
+	}
+	return nil
+}

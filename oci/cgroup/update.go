@@ -1,0 +1,154 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// updatable are the files that an update may write, by controller.
+var updatableV1 = map[string][]string{
+	"cpu":     {"cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.idle", "cpu.rt_period_us", "cpu.rt_runtime_us"},
+	"cpuset":  {"cpuset.cpus", "cpuset.mems"},
+	"memory":  {"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes", "memory.swappiness"},
+	"pids":    {"pids.max"},
+	"blkio":   {"blkio.weight", "blkio.bfq.weight"},
+	"hugetlb": {"hugetlb.*.limit_in_bytes"},
+}
+
+var updatableV2 = []string{
+	"cpu.weight", "cpu.max", "cpu.max.burst", "cpu.idle", "cpuset.cpus", "cpuset.mems",
+	"memory.max", "memory.swap.max", "memory.low", "pids.max", "io.weight", "io.bfq.weight",
+	"hugetlb.*.max",
+}
+
+// Update sets the limits in r on a group in use, all of them or none: after a
+// failure every limit is what it was. What r leaves out stays. A memory limit
+// below what is in use is refused. Devices and limits of single block devices
+// cannot be updated.
+func (c *Cgroup) Update(ctx context.Context, r *specs.LinuxResources) error {
+	if r == nil {
+		return nil
+	}
+	if err := c.tryUpdate(ctx, r); err != nil {
+		return fmt.Errorf("cannot update cgroup %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+func (c *Cgroup) tryUpdate(ctx context.Context, r *specs.LinuxResources) error {
+	c.update.Lock()
+	defer c.update.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	limits, err := c.sys.convert(r)
+	if err != nil {
+		return err
+	}
+	if perDevice(limits) {
+		return errors.New("limits of single block devices cannot be changed while a container runs")
+	}
+	limits.SkipDevices = true
+	// v1 refuses by itself; v2 would kill.
+	limits.MemoryCheckBeforeUpdate = true
+	before, err := c.snapshot(limits)
+	if err != nil {
+		return err
+	}
+	if err := c.sys.set(c.Path, limits); err != nil {
+		return errors.Join(err, restore(before))
+	}
+	return nil
+}
+
+func perDevice(r *cgroups.Resources) bool {
+	return len(r.BlkioWeightDevice)+len(r.BlkioThrottleReadBpsDevice)+len(r.BlkioThrottleWriteBpsDevice)+
+		len(r.BlkioThrottleReadIOPSDevice)+len(r.BlkioThrottleWriteIOPSDevice) > 0
+}
+
+// A setting is the content of one file.
+type setting struct{ dir, name, value string }
+
+// snapshot reads every file that an update may write.
+func (c *Cgroup) snapshot(r *cgroups.Resources) ([]setting, error) {
+	var all []setting
+	for _, file := range c.updatable(r) {
+		dir, name := path.Split(file)
+		value, err := readLine(dir, name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read present limits: %w", err)
+		}
+		all = append(all, setting{dir, name, value})
+	}
+	return all, nil
+}
+
+func (c *Cgroup) updatable(r *cgroups.Resources) []string {
+	var files []string
+	add := func(dir, name string) {
+		file := path.Join(dir, name)
+		if !strings.Contains(name, "*") {
+			files = append(files, file)
+			return
+		}
+		matches, _ := filepath.Glob(file) // fails for bad patterns only
+		files = append(files, matches...)
+	}
+	if c.sys.Mode == V2 {
+		dir := c.sys.unifiedDir(c.Path)
+		for _, name := range updatableV2 {
+			add(dir, name)
+		}
+		for name := range r.Unified {
+			if !strings.ContainsAny(name, "/*") {
+				add(dir, name)
+			}
+		}
+		return files
+	}
+	for controller, names := range updatableV1 {
+		if dir := c.sys.dir(controller, c.Path); dir != "" {
+			for _, name := range names {
+				add(dir, name)
+			}
+		}
+	}
+	return files
+}
+
+// restore writes back what has changed. Some limits bound each other (memory and
+// memory with swap, quota and period): what the kernel refuses is tried again as
+// long as anything else succeeds.
+func restore(before []setting) error {
+	for {
+		var failed []setting
+		var errs []error
+		changed := 0
+		for _, s := range before {
+			now, err := readLine(s.dir, s.name)
+			if err == nil && now == s.value {
+				continue
+			}
+			changed++
+			if err := cgroups.WriteFileByLine(s.dir, s.name, s.value+"\n"); err != nil {
+				failed = append(failed, s)
+				errs = append(errs, fmt.Errorf("cannot restore %s to %q: %w", s.name, s.value, err))
+			}
+		}
+		if len(failed) == 0 || len(failed) == changed {
+			return errors.Join(errs...)
+		}
+		before = failed
+	}
+}
