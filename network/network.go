@@ -34,9 +34,9 @@ type Network interface {
 	// Ready returns nil when a pod may start, otherwise the reason for a person.
 	Ready() error
 	// Sweep takes away what carries this instance's name and belongs to a pod
-	// that keep does not know. It asks with the pod's whole id or, where the
-	// kernel object is too short for it, with the first eight digits.
-	Sweep(ctx context.Context, keep func(podID string) bool) error
+	// that keep does not know. It asks with the first eight digits of the pod's
+	// id: an interface's name has no room for more.
+	Sweep(ctx context.Context, keep func(podID8 string) bool) error
 	// Close ends the network's goroutines. Attached pods stay connected.
 	Close() error
 }

@@ -1,0 +1,209 @@
+package routed
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-box/cri-box/network"
+)
+
+// checkPorts returns the ports to publish, each once, with plain host addresses.
+func checkPorts(ports []network.PortMapping) ([]network.PortMapping, error) {
+	var out []network.PortMapping
+	for _, p := range ports {
+		if p.HostPort == 0 {
+			continue
+		}
+		switch p.Protocol {
+		case network.TCP, network.UDP, network.SCTP:
+		default:
+			return nil, fmt.Errorf("cannot publish host port %d: IP protocol %d is none of TCP, UDP and SCTP", p.HostPort, p.Protocol)
+		}
+		if p.ContainerPort == 0 {
+			return nil, fmt.Errorf("cannot publish %s: it names no container port", portName(p))
+		}
+		if p.HostIP = p.HostIP.Unmap(); p.HostIP.IsValid() && p.HostIP.IsUnspecified() {
+			p.HostIP = netip.Addr{}
+		}
+		if slices.Contains(out, p) {
+			continue
+		}
+		for _, other := range out {
+			if meet(p, other) {
+				return nil, fmt.Errorf("cannot publish %s: the pod itself maps it twice, to its ports %d and %d",
+					portName(p), other.ContainerPort, p.ContainerPort)
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// meet says whether some packet would belong to both mappings.
+func meet(a, b network.PortMapping) bool {
+	return a.Protocol == b.Protocol && a.HostPort == b.HostPort &&
+		(a.HostIP == b.HostIP || !a.HostIP.IsValid() || !b.HostIP.IsValid())
+}
+
+func portName(p network.PortMapping) string {
+	if p.HostIP.IsValid() {
+		return fmt.Sprintf("host port %s %s", p.Protocol, netip.AddrPortFrom(p.HostIP, p.HostPort))
+	}
+	return fmt.Sprintf("host port %s %d", p.Protocol, p.HostPort)
+}
+
+// elementsOf returns the set elements of a lease, by set: a pure function. The
+// comment is the pod's id, by which they are found again.
+func elementsOf(l lease) map[string][]nftables.SetElement {
+	out := map[string][]nftables.SetElement{}
+	if len(l.Ports) == 0 {
+		return out
+	}
+	for _, ip := range l.IPs {
+		byIP, byPort, self := setIP6, setPort6, setSelf6
+		if ip.Is4() {
+			byIP, byPort, self = setIP4, setPort4, setSelf4
+		}
+		raw := ip.AsSlice()
+		out[self] = append(out[self], nftables.SetElement{Key: slices.Concat(raw, raw), Comment: l.Pod})
+		for _, p := range l.Ports {
+			set, key := byPort, slices.Concat(word(uint16(p.Protocol)<<8), word(p.HostPort))
+			if p.HostIP.IsValid() {
+				if p.HostIP.Is4() != ip.Is4() {
+					continue
+				}
+				set, key = byIP, slices.Concat(p.HostIP.AsSlice(), key)
+			}
+			value := slices.Concat(raw, word(p.ContainerPort))
+			out[set] = append(out[set], nftables.SetElement{Key: key, Val: value, Comment: l.Pod})
+		}
+	}
+	return out
+}
+
+// word is a port in a register of four bytes, the rest of which is zero.
+func word(v uint16) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, v), 0, 0)
+}
+
+// allElements joins the elements of all leases.
+func allElements(all []lease) map[string][]nftables.SetElement {
+	out := map[string][]nftables.SetElement{}
+	for _, l := range all {
+		for set, elements := range elementsOf(l) {
+			out[set] = append(out[set], elements...)
+		}
+	}
+	return out
+}
+
+// applyElements adds what is missing and deletes what nobody owns any more, in
+// one transaction.
+func (r ruleset) applyElements(conn *nftables.Conn, want map[string][]nftables.SetElement) error {
+	for _, set := range r.sets {
+		have, err := conn.GetSetElements(set)
+		if err != nil {
+			return fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
+		}
+		surplus := slices.DeleteFunc(slices.Clone(have), func(e nftables.SetElement) bool { return contains(want[set.Name], e) })
+		missing := slices.DeleteFunc(slices.Clone(want[set.Name]), func(e nftables.SetElement) bool { return contains(have, e) })
+		if err := change(conn, set, surplus, missing); err != nil {
+			return err
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("cannot apply published ports: %w", err)
+	}
+	return nil
+}
+
+// change queues the deletion and addition of elements.
+func change(conn *nftables.Conn, set *nftables.Set, surplus, missing []nftables.SetElement) error {
+	if len(surplus) > 0 {
+		if err := conn.SetDeleteElements(set, surplus); err != nil {
+			return fmt.Errorf("cannot delete elements of nftables set %s: %w", set.Name, err)
+		}
+	}
+	if len(missing) > 0 {
+		if err := conn.SetAddElements(set, missing); err != nil {
+			return fmt.Errorf("cannot add elements to nftables set %s: %w", set.Name, err)
+		}
+	}
+	return nil
+}
+
+func contains(list []nftables.SetElement, e nftables.SetElement) bool {
+	return slices.ContainsFunc(list, func(have nftables.SetElement) bool {
+		return bytes.Equal(have.Key, e.Key) && bytes.Equal(have.Val, e.Val) && have.Comment == e.Comment
+	})
+}
+
+// publish adds a lease's elements. One that is there already with the same value
+// is no error; with another value the kernel answers EEXIST, and the owner is
+// found by the element's comment.
+func (r ruleset) publish(conn *nftables.Conn, l lease) error {
+	want := elementsOf(l)
+	for _, set := range r.sets {
+		if err := change(conn, set, nil, want[set.Name]); err != nil {
+			return err
+		}
+	}
+	err := conn.Flush()
+	if errors.Is(err, unix.EEXIST) {
+		return r.ownerError(conn, l, want)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot publish ports of %s: %w", l, err)
+	}
+	return nil
+}
+
+func (r ruleset) ownerError(conn *nftables.Conn, l lease, want map[string][]nftables.SetElement) error {
+	for _, set := range r.sets {
+		have, err := conn.GetSetElements(set)
+		if err != nil {
+			return fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
+		}
+		for _, e := range have {
+			for _, w := range want[set.Name] {
+				if bytes.Equal(e.Key, w.Key) && !bytes.Equal(e.Val, w.Val) {
+					port := binary.BigEndian.Uint16(e.Key[len(e.Key)-4:])
+					return fmt.Errorf("cannot publish host port %d: pod %s has it: %w", port, short(e.Comment), network.ErrPortTaken)
+				}
+			}
+		}
+	}
+	return fmt.Errorf("cannot publish ports of %s: %w", l, network.ErrPortTaken)
+}
+
+// unpublish deletes whatever carries the pod's id, and says whether there was
+// anything. It needs no lease.
+func (r ruleset) unpublish(conn *nftables.Conn, id string) (bool, error) {
+	exists, err := r.exists(conn)
+	if !exists || err != nil {
+		return false, err
+	}
+	found := false
+	for _, set := range r.sets {
+		have, err := conn.GetSetElements(set)
+		if err != nil {
+			return false, fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
+		}
+		mine := slices.DeleteFunc(have, func(e nftables.SetElement) bool { return e.Comment != id })
+		found = found || len(mine) > 0
+		if err := change(conn, set, mine, nil); err != nil {
+			return false, err
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return false, fmt.Errorf("cannot take back ports of pod %s: %w", short(id), err)
+	}
+	return found, nil
+}

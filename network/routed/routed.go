@@ -1,0 +1,345 @@
+// Package routed is the embedded pod network. It is routed, not bridged:
+//
+//	pod                                     host
+//	eth0 10.88.0.5/32, fd63:…::5/128 ─veth─ cb1a2b3c4d5e6f   route 10.88.0.5 dev cb1a2b3c4d5e6f
+//	default via 169.254.1.1, fe80::1        nftables table: source guard, masquerade, host ports
+//
+// There is no bridge, so there is no limit of 1,023 ports, no hairpin mode and
+// nothing to spoof on layer 2. Everything is done by netlink in this process.
+//
+// On disk: <state>/ipam/<pod id>, one lease per pod, and <state>/ipam/next. In the
+// kernel: per pod one veth, named after instance and pod id, with its routes; per
+// instance one nftables table, named after the instance.
+package routed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-box/cri-box/network"
+)
+
+// The ranges that pods get without configuration. The IPv6 one is a unique local
+// prefix (RFC 4193).
+var (
+	DefaultIPv4 = netip.MustParsePrefix("10.88.0.0/16")
+	DefaultIPv6 = netip.MustParsePrefix("fd63:7269:626f:7800::/64")
+)
+
+// Config is what Open needs.
+type Config struct {
+	// Instance names the nftables table and, hashed, the interfaces. Letters,
+	// digits, '-', '_' and '.', a letter first, at most 64.
+	Instance string
+	// StateDir is the instance's state directory. The leases are in ipam below it.
+	StateDir string
+	// IPv4 and IPv6 are the pod ranges. With both zero both defaults are used; with
+	// one zero pods have the other family only.
+	IPv4, IPv6 netip.Prefix
+	// MTU of the pods' interfaces in bytes; 0 takes the uplink's.
+	MTU int
+}
+
+// Network is the embedded network of one instance. It implements network.Network.
+type Network struct {
+	instance string
+	mtu      int
+	pools    []pool
+	rules    ruleset
+	leases   *leases
+	queue    *queue
+	closed   atomic.Bool
+
+	// Used only by the queue's thread, except flows, which locks by itself.
+	host  *netlink.Handle
+	nft   *nftables.Conn
+	flows *netlink.Handle
+}
+
+var _ network.Network = (*Network)(nil)
+
+// Open returns the network of an instance in the calling thread's network
+// namespace. It fails for a bad configuration or state directory. What the kernel
+// refuses (no nftables, say) makes Ready fail instead and is tried again there.
+func Open(cfg Config) (*Network, error) {
+	if err := checkInstance(cfg.Instance); err != nil {
+		return nil, err
+	}
+	n := &Network{instance: cfg.Instance, mtu: cfg.MTU}
+	queue, err := newQueue()
+	if err != nil {
+		return nil, err
+	}
+	n.queue = queue
+	if err := queue.do(context.Background(), func() error { return n.open(cfg) }); err != nil {
+		n.release()
+		return nil, err
+	}
+	_ = n.Ready() // makes the host ready; the reason why it is not is asked for later
+	return n, nil
+}
+
+// open runs on the queue's thread: sockets belong to its namespace.
+func (n *Network) open(cfg Config) (err error) {
+	if n.pools, err = pools(cfg); err != nil {
+		return err
+	}
+	n.rules = declare(cfg.Instance, n.pools)
+	if n.leases, err = openLeases(filepath.Join(cfg.StateDir, "ipam"), n.pools); err != nil {
+		return err
+	}
+	if n.host, err = newHandle(); err != nil {
+		return err
+	}
+	if n.nft, err = newConn(); err != nil {
+		return err
+	}
+	if n.flows, err = netlink.NewHandle(unix.NETLINK_NETFILTER); err != nil {
+		return fmt.Errorf("cannot open netfilter socket: %w", err)
+	}
+	return n.flows.SetSocketTimeout(kernelTimeout)
+}
+
+// pools are the ranges in use. A host without IPv6 gets none.
+func pools(cfg Config) ([]pool, error) {
+	ranges := []netip.Prefix{cfg.IPv4, cfg.IPv6}
+	if !cfg.IPv4.IsValid() && !cfg.IPv6.IsValid() {
+		ranges = []netip.Prefix{DefaultIPv4, DefaultIPv6}
+	}
+	var out []pool
+	for i, prefix := range ranges {
+		if !prefix.IsValid() || (i == 1 && !hasIPv6()) {
+			continue
+		}
+		if prefix.Addr().Is4() != (i == 0) || prefix.Addr().Is4In6() {
+			return nil, fmt.Errorf("cannot use pod range %s: it is not of the family it is given for", prefix)
+		}
+		p, err := newPool(prefix)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("cannot use pod range %s: this host has no IPv6, give an IPv4 range", cfg.IPv6)
+	}
+	return out, nil
+}
+
+// Attach implements network.Network.
+func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
+	if err := checkID(pod.ID); err != nil {
+		return network.Result{}, err
+	}
+	ports, err := checkPorts(pod.Ports)
+	if err != nil {
+		return network.Result{}, err
+	}
+	held, err := n.leases.claim(pod, ports)
+	if err != nil {
+		return network.Result{}, err
+	}
+	w := &wire{name: n.linkName(pod.ID), mac: podMAC(pod.ID), mtu: n.mtu, netns: pod.NetNS}
+	err = n.queue.do(ctx, func() error {
+		if err := n.connect(w, &held); err != nil {
+			return err
+		}
+		return n.publish(w, held)
+	})
+	if err != nil {
+		return network.Result{}, err
+	}
+	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.mtu},
+		n.dropStaleFlows(held, false)
+}
+
+// connect makes the pod's veth, addresses and routes. When one of the addresses
+// turns out to be in use it takes the next: at most as many as there are.
+func (n *Network) connect(w *wire, held *lease) (err error) {
+	if w.mtu == 0 {
+		w.mtu = uplinkMTU(n.host)
+	}
+	w.host = n.host
+	if w.pod, err = n.queue.inside(w.netns); err != nil {
+		return err
+	}
+	defer w.pod.Close()
+	if err := w.make(); err != nil {
+		return err
+	}
+	for range n.pools[0].size {
+		err = w.furnishHost(held.IPs)
+		if !errors.Is(err, errRouted) {
+			break
+		}
+		if *held, err = n.leases.move(held.Pod); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return w.furnishPod(held.IPs)
+}
+
+// publish puts the pod's host ports into the table.
+func (n *Network) publish(w *wire, held lease) error {
+	if len(held.Ports) == 0 {
+		return nil
+	}
+	if n.pools[0].prefix.Addr().Is4() {
+		// So that 127.0.0.1:port on the host leads into this interface; the guard
+		// chain keeps the pod from going the other way.
+		if err := setSysctl("net/ipv4/conf/"+w.name+"/route_localnet", "1"); err != nil {
+			return err
+		}
+	}
+	err := n.rules.publish(n.nft, held)
+	if errors.Is(err, unix.ENOENT) { // somebody flushed all tables
+		return n.prepare()
+	}
+	return err
+}
+
+// Detach implements network.Network. The host's end goes down at once, and with
+// it the routes; it disappears with the pod's network namespace.
+func (n *Network) Detach(ctx context.Context, ids ...string) error {
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, n.detach(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Network) detach(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	held, known := n.leases.get(id)
+	err := n.queue.do(ctx, func() error {
+		var unpublish error
+		if !known || len(held.Ports) > 0 {
+			_, unpublish = n.rules.unpublish(n.nft, id)
+		}
+		return errors.Join(unpublish, n.down(id))
+	})
+	if err != nil {
+		return err // the lease stays, so that nobody gets an address still in use
+	}
+	return errors.Join(n.dropStaleFlows(held, true), n.leases.drop(id))
+}
+
+func (n *Network) down(id string) error {
+	link, err := n.host.LinkByName(n.linkName(id))
+	if err == nil {
+		err = n.host.LinkSetDown(link)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("cannot take interface %s down: %w", n.linkName(id), err)
+	}
+	return nil
+}
+
+// Ready implements network.Network. It mends what somebody else took away: the
+// table (nft flush ruleset) and forwarding. It waits for the queue for at most a
+// second.
+func (n *Network) Ready() error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second,
+		errors.New("the network queue has been busy for a second"))
+	defer cancel()
+	return n.queue.do(ctx, n.prepare)
+}
+
+// prepare makes host and table what they have to be; twice is a no-op.
+func (n *Network) prepare() error {
+	if err := forward(n.pools); err != nil {
+		return err
+	}
+	return n.rules.apply(n.nft, allElements(n.leases.all()))
+}
+
+// Sweep implements network.Network. An interface whose pod still has a process in
+// its namespace goes too. Removing one takes some 40 ms; creations go in between.
+func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) error {
+	var errs []error
+	for _, l := range n.leases.all() {
+		if !keep(l.Pod[:8]) {
+			errs = append(errs, n.detach(ctx, l.Pod))
+		}
+	}
+	var links []netlink.Link
+	errs = append(errs, n.queue.do(ctx, func() (err error) {
+		links, err = n.host.LinkList()
+		return err
+	}))
+	prefix := linkPrefix(n.instance)
+	for _, link := range links {
+		name := link.Attrs().Name
+		if !strings.HasPrefix(name, prefix) || len(name) != len(prefix)+8 || keep(name[len(prefix):]) {
+			continue
+		}
+		errs = append(errs, n.queue.do(ctx, func() error {
+			if err := n.host.LinkDel(link); err != nil && !gone(err) {
+				return fmt.Errorf("cannot remove interface %s: %w", name, err)
+			}
+			return nil
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// Close implements network.Network. An instance without pods takes its table
+// with it and leaves nothing behind.
+func (n *Network) Close() error {
+	if n.closed.Swap(true) {
+		return nil
+	}
+	var err error
+	if len(n.leases.all()) == 0 {
+		err = n.queue.do(context.Background(), func() error { return n.rules.remove(n.nft) })
+	}
+	n.release()
+	return err
+}
+
+func (n *Network) release() {
+	n.queue.stop()
+	if n.host != nil {
+		n.host.Close()
+	}
+	if n.flows != nil {
+		n.flows.Close()
+	}
+	if n.leases != nil {
+		n.leases.close()
+	}
+}
+
+func (n *Network) linkName(id string) string { return linkPrefix(n.instance) + id[:8] }
+
+// checkID accepts what pod ids are made of. They name files and interfaces.
+func checkID(id string) error {
+	if len(id) < 8 || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return fmt.Errorf("cannot use pod id %q: it has to be 8 to 64 lower-case hex digits", id)
+	}
+	return nil
+}
+
+func checkInstance(name string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	if name == "" || len(name) > 64 || !strings.Contains(letters, name[:1]) || strings.Trim(name, letters+"0123456789-_.") != "" {
+		return fmt.Errorf("cannot use instance name %q: it has to be letters, digits, '-', '_' and '.', "+
+			"beginning with a letter, at most 64", name)
+	}
+	return nil
+}
