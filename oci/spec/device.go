@@ -1,7 +1,7 @@
 package spec
 
 import (
-	"os"
+	"io/fs"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -59,7 +59,7 @@ func devices(in Input, mounts []specs.Mount) []specs.LinuxDevice {
 }
 
 func defaultDevice(path string, major, minor int64) specs.LinuxDevice {
-	mode, root := os.FileMode(0o666), uint32(0)
+	mode, root := fs.FileMode(0o666), uint32(0)
 	return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor,
 		FileMode: &mode, UID: &root, GID: &root}
 }

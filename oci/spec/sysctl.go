@@ -22,10 +22,13 @@ var defaultSysctls = map[string]string{
 	"net.ipv4.ping_group_range":           "0 2147483647",
 }
 
+// maxSysctl bounds a value; the kernel reads about a page in one write.
+const maxSysctl = 4095
+
 var (
 	// Each part starts with a letter or digit: no part is "..", none is empty.
 	sysctlKey   = regexp.MustCompile(`^[a-zA-Z0-9][-_a-zA-Z0-9]*([./][a-zA-Z0-9][-_a-zA-Z0-9]*)+$`)
-	sysctlValue = regexp.MustCompile(`^[-_a-zA-Z0-9 \t,.:]{0,4096}$`)
+	sysctlValue = regexp.MustCompile(`^[-_a-zA-Z0-9 \t,.:]*$`)
 )
 
 // Sysctls returns what is to be set in a pod's namespaces: the defaults, unless
@@ -50,8 +53,8 @@ func Sysctls(c *runtimeapi.PodSandboxConfig) (map[string]string, error) {
 		switch {
 		case !sysctlKey.MatchString(raw):
 			wrong.add("linux.sysctls: %q is no name such as net.core.somaxconn", raw)
-		case !sysctlValue.MatchString(value):
-			wrong.add("linux.sysctls[%q]: value %q has other characters than letters, digits, blanks and , . : - _", raw, value)
+		case len(value) > maxSysctl || !sysctlValue.MatchString(value):
+			wrong.add("linux.sysctls[%q]: value %.40q is longer than %d bytes or has other characters than letters, digits, blanks and , . : - _", raw, value, maxSysctl)
 		case kind == "":
 			wrong.add("linux.sysctls: %q is not of a namespace of the pod; net.*, fs.mqueue.* and %s are", raw, strings.Join(ipcSysctls, ", "))
 		case kind == "network" && hostNetwork, kind == "ipc" && hostIPC:
