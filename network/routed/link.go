@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,9 +22,6 @@ var gateways = map[bool]net.IP{true: net.IPv4(169, 254, 1, 1).To4(), false: net.
 
 // hostMAC is the address of every host end; each is alone with its pod.
 var hostMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
-
-// addrGenNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
-const addrGenNone = 1
 
 // errRouted says that somebody else on this host has a route to a pod address.
 var errRouted = errors.New("the address is routed elsewhere on this host")
@@ -112,7 +110,7 @@ func (w *wire) find() (bool, error) {
 func (w *wire) furnishHost(ips []netip.Addr) error {
 	// No link-local address of its own: it would cost duplicate address detection
 	// and multicast reports for each pod.
-	if err := w.host.LinkSetIP6AddrGenMode(w.hostEnd, addrGenNone); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+	if err := w.host.LinkSetIP6AddrGenMode(w.hostEnd, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return fmt.Errorf("cannot set up interface %s: %w", w.name, err)
 	}
 	if err := w.host.LinkSetUp(w.hostEnd); err != nil {

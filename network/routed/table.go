@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -224,10 +225,7 @@ func outside(f field, p netip.Prefix) []expr.Any {
 
 func masked(f field, p netip.Prefix) []expr.Any {
 	size := p.Addr().BitLen() / 8
-	mask := hostNet(p.Addr()).Mask
-	for i := range mask {
-		mask[i] = byte(0xff00 >> min(8, max(0, p.Bits()-8*i)))
-	}
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
 	return slices.Concat(family(p.Addr().Is4()), load(f, p.Addr().Is4(), reg), []expr.Any{
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(size), Mask: mask, Xor: make([]byte, size)}})
 }
