@@ -1,0 +1,93 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// bin holds what this test process built; Main removes it.
+var bin struct {
+	sync.Mutex
+	dir string
+}
+
+// Main runs a package's tests and removes what the harness built for them. Every
+// package that uses the harness calls it from TestMain.
+func Main(m *testing.M) {
+	before := hostSnapshot()
+	code := m.Run()
+	if bin.dir != "" {
+		os.RemoveAll(bin.dir)
+	}
+	// Others may make mounts and cgroups on this machine too, unless told otherwise.
+	if os.Getenv("CRIBOX_ALONE") != "" {
+		for _, line := range before.diff(hostSnapshot()) {
+			fmt.Println("LEFT ON THE HOST:", line)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// CriBox returns the product's path: $CRIBOX, or built once for this process.
+func CriBox(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("CRIBOX"); path != "" {
+		return path
+	}
+	return build(t, "cri-box", "./cmd/cri-box", strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS"))...)
+}
+
+// Probe returns the path of the probe program, whose output is a state.State.
+func Probe(t testing.TB) string {
+	t.Helper()
+	return build(t, "probe", "./test/probe", "-ldflags=-E=probe_entry")
+}
+
+// Workload returns the path of the program that containers run.
+func Workload(t testing.TB) string {
+	t.Helper()
+	return build(t, "workload", "./test/workload")
+}
+
+// build builds a package into a file of that name, once per test process. With
+// -race the product needs cgo; without it must do without.
+func build(t testing.TB, name, pkg string, flags ...string) string {
+	t.Helper()
+	bin.Lock()
+	defer bin.Unlock()
+	if bin.dir == "" {
+		dir, err := os.MkdirTemp("", "cri-box-bin-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		bin.dir = dir
+	}
+	path := filepath.Join(bin.dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, pkg)...)
+	cmd.Dir = moduleRoot()
+	cgo := "CGO_ENABLED=0"
+	if len(flags) > 0 && flags[0] == "-race" {
+		cgo = "CGO_ENABLED=1"
+	}
+	cmd.Env = append(os.Environ(), cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build %s: %v\n%s", pkg, err, out)
+	}
+	return path
+}
+
+// moduleRoot is where go.mod lies: two directories above this file.
+func moduleRoot() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}

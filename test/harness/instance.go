@@ -1,0 +1,283 @@
+// Package harness starts cri-box for a test: in network namespaces of its own,
+// with temporary state and root directories, and with a check at the end that
+// nothing is left anywhere.
+//
+//	outside ──uplink──▶ node: serve, keeper, registry     test process: gRPC clients
+//
+// Tests that use it call Main from TestMain.
+package harness
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// How long the harness waits for what should take milliseconds, on a busy
+// machine and under the race detector.
+const (
+	readyTimeout = 30 * time.Second
+	stopTimeout  = 15 * time.Second
+	callTimeout  = 60 * time.Second
+	waitTimeout  = 30 * time.Second
+)
+
+// An Instance is one running cri-box with everything around it.
+type Instance struct {
+	T testing.TB
+	// Dir holds State, Root and what tests put beside them, such as log directories.
+	Dir, State, Root string
+	// Node is where serve runs, Outside the rest of the world.
+	Node, Outside *Net
+	// Name is the prefix of everything that the instance makes on the host.
+	Name string
+
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+
+	proc  *process
+	conn  *grpc.ClientConn
+	args  []string
+	env   []string
+	start *nodeState // links, routes, rules and tables before the first start
+	ids   []string   // of every pod and container that was made
+	pods  int        // how many RunPod has made, for their names
+}
+
+// An Option changes how serve is started.
+type Option func(*Instance)
+
+// Args adds arguments to serve's command line.
+func Args(args ...string) Option {
+	return func(i *Instance) { i.args = append(i.args, args...) }
+}
+
+// Env adds variables to serve's environment.
+func Env(vars ...string) Option {
+	return func(i *Instance) { i.env = append(i.env, vars...) }
+}
+
+// Config gives serve a configuration file with that text.
+func Config(text string) Option {
+	return func(i *Instance) {
+		path := filepath.Join(i.Dir, "config.toml")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			i.T.Fatal(err)
+		}
+		i.args = append(i.args, "--config", path)
+	}
+}
+
+// process is a running serve.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed once it has been waited for
+}
+
+// New starts an instance; when the test ends it removes its pods, stops it and
+// checks that nothing is left.
+func New(t testing.TB, opts ...Option) *Instance {
+	t.Helper()
+	i := prepare(t)
+	for _, opt := range opts {
+		opt(i)
+	}
+	t.Cleanup(i.finish)
+	i.Start()
+	return i
+}
+
+// prepare makes everything but the process.
+func prepare(t testing.TB) *Instance {
+	t.Helper()
+	// Short, for a unix socket's path ends at 107 bytes; t.TempDir has the test's name in it.
+	dir, err := os.MkdirTemp("", "cb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	i := &Instance{T: t, Dir: dir, State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
+	i.Name = instanceName(i.State)
+	if i.Node, i.Outside, err = newNode(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { i.Node.Close(); i.Outside.Close() })
+	if i.start, err = readNode(i.Node); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// instanceName is the contract: what a state directory's instance calls itself.
+func instanceName(state string) string {
+	if state == "/run/cri-box" {
+		return "cri-box"
+	}
+	sum := sha256.Sum256([]byte(state))
+	return "cri-box-" + hex.EncodeToString(sum[:])[:4]
+}
+
+// Socket is where the CRI is served.
+func (i *Instance) Socket() string { return filepath.Join(i.State, "cri-box.sock") }
+
+// Log is the file with what serve wrote, over all its starts.
+func (i *Instance) Log() string { return filepath.Join(i.Dir, "serve.log") }
+
+// Start starts serve in the node's namespace and returns once it is ready.
+func (i *Instance) Start() {
+	i.T.Helper()
+	notify, err := listenNotify(i.Dir)
+	if err != nil {
+		i.T.Fatal(err)
+	}
+	defer os.Remove(notify.path)
+	defer notify.Close()
+	if err := i.launch(notify.path); err != nil {
+		i.T.Fatalf("cannot start serve: %v", err)
+	}
+	if err := notify.wait(i.proc.ended, readyTimeout); err != nil {
+		i.T.Fatalf("serve is not ready: %v\n%s", err, i.logTail())
+	}
+	i.dial()
+}
+
+// Command returns the product's command with the instance's directories, to be
+// run in the node's namespace by i.Node.Do.
+func (i *Instance) Command(verb string, args ...string) *exec.Cmd {
+	i.T.Helper()
+	args = append([]string{verb, "--root", i.Root, "--state", i.State}, args...)
+	cmd := exec.Command(CriBox(i.T), args...)
+	cmd.Env = append(os.Environ(), i.env...)
+	return cmd
+}
+
+func (i *Instance) launch(notify string) error {
+	log, err := os.OpenFile(i.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := i.Command("serve", append([]string{"--log-level", "debug"}, i.args...)...)
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := i.Node.Do(cmd.Start); err != nil {
+		return err
+	}
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		cmd.Wait() // the test asks cmd.ProcessState
+		close(p.ended)
+	}()
+	i.proc = p
+	return nil
+}
+
+func (i *Instance) dial() {
+	i.T.Helper()
+	conn, err := grpc.NewClient("unix://"+i.Socket(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		i.T.Fatal(err)
+	}
+	i.conn = conn
+	i.Runtime = runtimeapi.NewRuntimeServiceClient(conn)
+	i.Images = runtimeapi.NewImageServiceClient(conn)
+}
+
+// PID is serve's process id.
+func (i *Instance) PID() int { return i.proc.cmd.Process.Pid }
+
+// Running says whether serve runs.
+func (i *Instance) Running() bool {
+	if i.proc == nil {
+		return false
+	}
+	select {
+	case <-i.proc.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop ends serve as systemd does and returns its state.
+func (i *Instance) Stop() *os.ProcessState {
+	i.T.Helper()
+	return i.end(syscall.SIGTERM)
+}
+
+// Kill ends serve with SIGKILL.
+func (i *Instance) Kill() {
+	i.T.Helper()
+	i.end(syscall.SIGKILL)
+}
+
+// Restart stops and starts serve.
+func (i *Instance) Restart() {
+	i.T.Helper()
+	i.Stop()
+	i.Start()
+}
+
+func (i *Instance) end(sig syscall.Signal) *os.ProcessState {
+	i.T.Helper()
+	if i.conn != nil {
+		i.conn.Close()
+	}
+	i.proc.cmd.Process.Signal(sig)
+	select {
+	case <-i.proc.ended:
+	case <-time.After(stopTimeout):
+		i.T.Errorf("serve did not end within %v of %v\n%s", stopTimeout, sig, i.logTail())
+		i.proc.cmd.Process.Kill()
+		<-i.proc.ended
+	}
+	return i.proc.cmd.ProcessState
+}
+
+// Context bounds one call; it ends with the test.
+func (i *Instance) Context() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	i.T.Cleanup(cancel)
+	return ctx
+}
+
+// Wait repeats cond every few milliseconds until it is true, for what no event
+// announces; it fails the test after half a minute.
+func (i *Instance) Wait(what string, cond func() bool) {
+	i.T.Helper()
+	if !within(waitTimeout, cond) {
+		i.T.Fatalf("waited %v in vain for %s\n%s", waitTimeout, what, i.logTail())
+	}
+}
+
+func within(d time.Duration, cond func() bool) bool {
+	deadline := time.Now().Add(d)
+	for !cond() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return true
+}
+
+// logTail is the end of serve's log, for a message.
+func (i *Instance) logTail() string {
+	text, _ := os.ReadFile(i.Log())
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return fmt.Sprintf("--- the end of serve's log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
+}

@@ -1,0 +1,117 @@
+package harness
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A proc is one process of the machine, as /proc tells of it.
+type proc struct {
+	pid, ppid int
+	start     string // start time: with the pid, the process's identity
+	args      []string
+	state     string
+}
+
+// procs lists all processes.
+func procs() []proc {
+	var list []proc
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if p, ok := readProc(pid); ok {
+				list = append(list, p)
+			}
+		}
+	}
+	return list
+}
+
+func readProc(pid int) (proc, bool) {
+	stat := readProcFile(pid, "stat")
+	_, rest, ok := cutLast(stat, ") ") // the name before it may hold anything
+	f := strings.Fields(rest)
+	if !ok || len(f) < 20 {
+		return proc{}, false
+	}
+	ppid, _ := strconv.Atoi(f[1])
+	args := strings.Split(strings.TrimSuffix(readProcFile(pid, "cmdline"), "\x00"), "\x00")
+	return proc{pid: pid, ppid: ppid, start: f[19], args: args, state: f[0]}, true
+}
+
+func readProcFile(pid int, name string) string {
+	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), name))
+	return string(b)
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	at := strings.LastIndex(s, sep)
+	if at < 0 {
+		return s, "", false
+	}
+	return s[:at], s[at+len(sep):], true
+}
+
+// Children lists the living children of a process.
+func Children(pid int) []int {
+	var list []int
+	for _, p := range procs() {
+		if p.ppid == pid && p.state != "Z" {
+			list = append(list, p.pid)
+		}
+	}
+	return list
+}
+
+// Zombies lists the dead children of a process that nobody has reaped.
+func Zombies(pid int) []int {
+	var list []int
+	for _, p := range procs() {
+		if p.ppid == pid && p.state == "Z" {
+			list = append(list, p.pid)
+		}
+	}
+	return list
+}
+
+// Namespace returns what a process's namespace link says, such as "net:[4026531840]".
+func Namespace(pid int, kind string) string {
+	link, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns", kind))
+	return link
+}
+
+// Alive says whether the process exists and is no zombie.
+func Alive(pid int) bool {
+	p, ok := readProc(pid)
+	return ok && p.state != "Z" && p.state != "X"
+}
+
+// Keeper returns the keeper's pid, or 0: its command line names the instance's
+// state directory.
+func (i *Instance) Keeper() int {
+	for _, p := range procs() {
+		inState := func(arg string) bool { return strings.HasPrefix(arg, i.State+"/") }
+		if len(p.args) > 1 && p.args[1] == "keeper" && slices.ContainsFunc(p.args, inState) && p.state != "Z" {
+			return p.pid
+		}
+	}
+	return 0
+}
+
+// KillKeeper kills the keeper with SIGKILL and returns its pid once it is gone.
+func (i *Instance) KillKeeper() int {
+	i.T.Helper()
+	pid := i.Keeper()
+	if pid == 0 {
+		i.T.Fatal("there is no keeper to kill")
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		i.T.Fatalf("cannot kill the keeper: %v", err)
+	}
+	i.Wait("the keeper's end", func() bool { return !Alive(pid) })
+	return pid
+}
