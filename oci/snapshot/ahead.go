@@ -56,7 +56,7 @@ func (a *Ahead) fill(r io.Reader) {
 		case <-a.stop:
 			return
 		}
-		n, err := fillBlock(r, *block)
+		n, err := a.fillBlock(r, *block)
 		a.full <- aheadRead{block, n, err} // never blocks: as many places as blocks
 		if err != nil {
 			return
@@ -64,9 +64,14 @@ func (a *Ahead) fill(r io.Reader) {
 	}
 }
 
-// fillBlock reads until the block is full or r ends.
-func fillBlock(r io.Reader, block []byte) (n int, err error) {
+// fillBlock reads until the block is full, r ends or nobody wants it any more.
+func (a *Ahead) fillBlock(r io.Reader, block []byte) (n int, err error) {
 	for n < len(block) && err == nil {
+		select {
+		case <-a.stop:
+			return n, io.ErrClosedPipe
+		default:
+		}
 		var m int
 		m, err = r.Read(block[n:])
 		n += m
@@ -96,7 +101,7 @@ func (a *Ahead) recycle() {
 	}
 }
 
-// Close ends the goroutine and waits for it. A read that is under way is not
+// Close ends the goroutine and waits for it. One read that is under way is not
 // interrupted: whoever owns the reader behind bounds it.
 func (a *Ahead) Close() {
 	if a.closed {

@@ -174,35 +174,68 @@ func (s *Store) Usage() (bytes, inodes uint64) {
 	return s.bytes, s.inodes
 }
 
-// Unpack unpacks an uncompressed tar archive as the layer diffID and returns
-// what it counted. r is read to its end and not closed. Nothing is reachable
-// before the archive's digest matched and its files are synced. If the layer is
-// there already, r is not read. The last wait, for the sync, ends early when ctx
-// does; reads end when r does.
+// Unpack is Write and Commit in one.
 func (s *Store) Unpack(ctx context.Context, diffID digest.Digest, r io.Reader, limits Limits) (Info, error) {
+	staged, err := s.Write(ctx, diffID, r, limits)
+	if err != nil {
+		return Info{}, err
+	}
+	return staged.Commit(ctx)
+}
+
+// Staged is a layer whose files are written and whose digest matched. It is not
+// reachable yet. Its owner calls Commit or Discard, once.
+type Staged struct {
+	store  *Store
+	diffID digest.Digest
+	dir    string // "" when the layer was there already
+	info   Info
+}
+
+// Write unpacks an uncompressed tar archive as the layer diffID. r is read to
+// its end, by another goroutine that has ended when Write returns, and is not
+// closed; reads must end when ctx does. If the layer is there already, r is not
+// read.
+func (s *Store) Write(ctx context.Context, diffID digest.Digest, r io.Reader, limits Limits) (*Staged, error) {
 	if err := diffID.Validate(); err != nil {
-		return Info{}, fmt.Errorf("cannot unpack layer: invalid diffID %.100q: %w", string(diffID), err)
+		return nil, fmt.Errorf("cannot unpack layer: invalid diffID %.100q: %w", string(diffID), err)
 	}
 	if info, ok := s.Info(diffID); ok {
-		return info, nil
+		return &Staged{store: s, diffID: diffID, info: info}, nil
 	}
 	dir, err := os.MkdirTemp(filepath.Join(s.dir, incomingDir), "")
 	if err != nil {
-		return Info{}, fmt.Errorf("cannot make directory for layer %s: %w", diffID, err)
+		return nil, fmt.Errorf("cannot make directory for layer %s: %w", diffID, err)
 	}
-	defer os.RemoveAll(dir)
-
 	info, err := unpack(ctx, filepath.Join(dir, filesDir), diffID, r, limits)
 	if err != nil {
-		return Info{}, fmt.Errorf("cannot unpack layer %s: %w", diffID, err)
+		return nil, errors.Join(fmt.Errorf("cannot unpack layer %s: %w", diffID, err), os.RemoveAll(dir))
 	}
-	if err := s.syncs.wait(ctx); err != nil {
-		return Info{}, fmt.Errorf("cannot sync layer %s: %w", diffID, err)
+	return &Staged{s, diffID, dir, info}, nil
+}
+
+// Discard deletes what was written.
+func (l *Staged) Discard() error {
+	if l.dir == "" {
+		return nil
 	}
-	if err := writeRecord(dir, record{recordVersion, diffID, info}); err != nil {
-		return Info{}, fmt.Errorf("cannot record layer %s: %w", diffID, err)
+	return os.RemoveAll(l.dir)
+}
+
+// Commit syncs the layer and makes it reachable, and returns what it holds. It
+// waits for the disk no longer than ctx. On failure nothing is left.
+func (l *Staged) Commit(ctx context.Context) (Info, error) {
+	if l.dir == "" {
+		return l.info, nil
 	}
-	return s.put(diffID, dir, info)
+	defer os.RemoveAll(l.dir)
+	if err := l.store.syncs.wait(ctx); err != nil {
+		return Info{}, fmt.Errorf("cannot sync layer %s: %w", l.diffID, err)
+	}
+	if err := writeRecord(l.dir, record{recordVersion, l.diffID, l.info}); err != nil {
+		return Info{}, fmt.Errorf("cannot record layer %s: %w", l.diffID, err)
+	}
+	return l.store.put(l.diffID, l.dir, l.info)
 }
 
 // put makes a finished layer reachable. When two unpacked the same layer the

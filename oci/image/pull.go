@@ -1,0 +1,186 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+)
+
+// progressInterval is how often a pull reports how far it is.
+const progressInterval = 250 * time.Millisecond
+
+// Progress is how far a pull is.
+type Progress struct {
+	// Bytes of Total bytes of compressed layers are here. Layers that were here
+	// before count at once.
+	Bytes, Total int64
+	// Done of Layers layers are unpacked.
+	Done, Layers int
+}
+
+// Pull gets an image from its registry, or one of the mirrors that hosts.toml
+// names, and returns its record. auth may be nil. progress may be nil; it is
+// called a few times a second, never twice at once, and not after the return.
+//
+// When ctx ends the download ends, unless another pull with the same credentials
+// waits for the same layer. What was unpacked is kept a while for the next try.
+// Errors wrap ErrRegistryUnavailable, ErrNotFound, ErrAccessDenied,
+// ErrInvalidName or ctx's error where that fits, and contain no secret.
+func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(Progress)) (Image, error) {
+	named, err := parseName(ref)
+	if err != nil {
+		return Image{}, fmt.Errorf("cannot pull image: %w", err)
+	}
+	img, err := s.pull(ctx, named, auth, progress)
+	if err != nil {
+		return Image{}, cleanError(ctx, named.String(), err, auth)
+	}
+	return img, nil
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+	reg, err := s.openRegistry(ctx, named, auth)
+	if err != nil {
+		return Image{}, err
+	}
+	defer reg.close()
+	top, err := reg.resolve(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	c, err := readContent(ctx, reg, top)
+	if err != nil {
+		return Image{}, err
+	}
+	job := newJob(c, reg, auth)
+	stop := job.report(progress)
+	defer stop()
+	return s.ingest(ctx, job, labelsFor(named, top.Digest))
+}
+
+// job is the work of getting one image's layers.
+type job struct {
+	content *content
+	src     source
+	auth    Auth // the zero value without credentials
+	total   int64
+	done    atomic.Int64
+	bytes   []atomic.Pointer[atomic.Int64] // for each layer, what came of it
+}
+
+func newJob(c *content, src source, auth *Auth) *job {
+	j := &job{content: c, src: src, bytes: make([]atomic.Pointer[atomic.Int64], len(c.layers))}
+	if auth != nil {
+		j.auth = *auth
+	}
+	for _, l := range c.layers {
+		j.total += l.Size
+	}
+	return j
+}
+
+// ingest gets an image's layers and records it.
+func (s *Store) ingest(ctx context.Context, j *job, l labels) (Image, error) {
+	holder := fmt.Sprintf("pull %d", s.pulls.Add(1))
+	s.Hold(holder, j.content.config.RootFS.DiffIDs)
+	img, err := s.getAll(ctx, j)
+	if err == nil {
+		img, err = s.commit(img, j.content, l)
+	}
+	if err != nil {
+		s.releaseLater(holder)
+		return Image{}, err
+	}
+	s.Release(holder)
+	return img, nil
+}
+
+// getAll gets all layers, several at a time, and returns the image without its
+// names.
+func (s *Store) getAll(ctx context.Context, j *job) (Image, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	got := map[digest.Digest]bool{}
+	for i, desc := range j.content.layers {
+		diffID := j.content.config.RootFS.DiffIDs[i]
+		if got[diffID] {
+			j.finished(i, desc.Size)
+			continue
+		}
+		got[diffID] = true
+		group.Go(func() error { return s.getLayer(ctx, j, i, diffID) })
+	}
+	if err := group.Wait(); err != nil {
+		return Image{}, err
+	}
+	return s.newImage(j.content)
+}
+
+// newImage makes an image's record from its content and its layers.
+func (s *Store) newImage(c *content) (Image, error) {
+	img := Image{
+		ID:       idOf(c.rawConfig),
+		Config:   c.config,
+		Manifest: c.manifest.Digest,
+		Layers:   c.config.RootFS.DiffIDs,
+		Size:     int64(len(c.rawConfig) + len(c.rawManifest)),
+	}
+	img.setUser()
+	counted := map[digest.Digest]bool{}
+	for _, id := range img.Layers {
+		info, ok := s.layers.Info(id)
+		if !ok {
+			return Image{}, fmt.Errorf("layer %s is not there", id)
+		}
+		if !counted[id] {
+			counted[id] = true
+			img.Size += info.Size
+		}
+	}
+	return img, nil
+}
+
+// finished counts a layer that is there.
+func (j *job) finished(i int, size int64) {
+	n := new(atomic.Int64)
+	n.Store(size)
+	j.bytes[i].Store(n)
+	j.done.Add(1)
+}
+
+func (j *job) progress() Progress {
+	p := Progress{Total: j.total, Done: int(j.done.Load()), Layers: len(j.bytes)}
+	for i := range j.bytes {
+		if n := j.bytes[i].Load(); n != nil {
+			p.Bytes += n.Load()
+		}
+	}
+	return p
+}
+
+// report calls progress until stop, and once more then.
+func (j *job) report(progress func(Progress)) (stop func()) {
+	if progress == nil {
+		return func() {}
+	}
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(progressInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				progress(j.progress())
+			case <-end:
+				progress(j.progress())
+				return
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
+}
