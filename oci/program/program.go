@@ -12,6 +12,7 @@ package program
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
 )
 
 // Regs is the number of registers: results of earlier calls that later calls use.
@@ -28,6 +29,8 @@ const MaxData = 4 << 20
 type Program struct {
 	// Name says what is being made, for errors: "container 3f2a…", "open volumes".
 	Name string
+	// Arch is whose system call numbers the list holds: amd64 or arm64.
+	Arch string
 	// Clone is the flags of the clone3 that makes the process: namespaces to
 	// create. The spawner adds CLONE_PARENT, CLONE_PIDFD and how memory is shared.
 	Clone uint64
@@ -121,7 +124,7 @@ func New(name string) *Program {
 func (p *Program) Add(op Op) { p.Ops = append(p.Ops, op) }
 
 // Int is a number, shown in decimal.
-func Int(v int) Arg { return Arg{argInt, uint64(v), fmt.Sprint(v)} }
+func Int(v int) Arg { return Arg{argInt, uint64(v), strconv.Itoa(v)} }
 
 // Flag is a number shown by its name, such as MS_PRIVATE|MS_REC.
 func Flag(v uint64, name string) Arg { return Arg{argInt, v, name} }
@@ -130,7 +133,7 @@ func Flag(v uint64, name string) Arg { return Arg{argInt, v, name} }
 func Null() Arg { return Arg{argInt, 0, "NULL"} }
 
 // In is the content of register r, shown as $r.
-func In(r Reg) Arg { return Arg{argReg, uint64(r - 1), fmt.Sprintf("$%d", r)} }
+func In(r Reg) Arg { return Arg{argReg, uint64(r - 1), "$" + strconv.Itoa(int(r))} }
 
 // FD is the donated descriptor of that name, shown as <name>.
 func (p *Program) FD(name string) Arg {
@@ -139,7 +142,7 @@ func (p *Program) FD(name string) Arg {
 
 // Str is the address of a NUL-terminated string.
 func (p *Program) Str(s string) Arg {
-	return Arg{argData, uint64(p.str(s)), fmt.Sprintf("%q", s)}
+	return Arg{argData, uint64(p.str(s)), strconv.Quote(s)}
 }
 
 // Bytes is the address of b, 8-byte aligned; text is what a person reads.
