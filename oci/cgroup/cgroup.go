@@ -200,13 +200,21 @@ func field(data []byte, name string) (uint64, bool) {
 // openFile opens a file of a control group. Unlike os.OpenFile it does not try
 // the poller.
 func openFile(dir int, name string, flags int) (*os.File, error) {
+	fd, err := openFD(dir, name, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openFD(dir int, name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), name), nil
+			return fd, nil
 		case err != unix.EINTR:
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+			return -1, &os.PathError{Op: "open", Path: name, Err: err}
 		}
 	}
 }

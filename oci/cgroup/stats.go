@@ -18,8 +18,8 @@ type Stats struct {
 	Time   time.Time // when it was read
 	CPU    CPUStats
 	Memory MemoryStats
-	Pids   PidsStats
-	IO     []IOStats // one for each block device that was used
+	Pids   uint64 // processes and threads
+	IO     IOStats
 }
 
 // CPUStats is processor time in nanoseconds.
@@ -44,14 +44,14 @@ type MemoryStats struct {
 	Pressure        *Pressure
 }
 
-// PidsStats counts processes and threads.
-type PidsStats struct {
-	Current uint64
-	Limit   uint64 // 0 if there is none
+// IOStats is about block devices.
+type IOStats struct {
+	Devices  []DeviceStats // those that were used
+	Pressure *Pressure
 }
 
-// IOStats is what was read from and written to one block device.
-type IOStats struct {
+// DeviceStats is what was read from and written to one block device.
+type DeviceStats struct {
 	Major, Minor          uint64
 	ReadBytes, WriteBytes uint64
 	Reads, Writes         uint64
@@ -68,8 +68,14 @@ type PressureLine struct {
 	Total                uint64
 }
 
-// Stats reads what the group has used.
+// Stats reads what the group has used. The error of a group that was removed is
+// fs.ErrNotExist.
 func (c *Cgroup) Stats() (Stats, error) {
+	// Files that this host does not have read as empty; those of a removed group
+	// must not.
+	if err := unix.Access(c.sys.processDir(c.Path), unix.F_OK); err != nil {
+		return Stats{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, err)
+	}
 	r := &reader{cgroup: c}
 	st := Stats{Time: time.Now()}
 	if c.sys.Mode == V2 {
@@ -80,6 +86,7 @@ func (c *Cgroup) Stats() (Stats, error) {
 	if c.unified != nil {
 		st.CPU.Pressure = r.pressure("cpu.pressure")
 		st.Memory.Pressure = r.pressure("memory.pressure")
+		st.IO.Pressure = r.pressure("io.pressure")
 	}
 	if r.err != nil {
 		return Stats{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, r.err)
@@ -96,11 +103,14 @@ type reader struct {
 }
 
 func (r *reader) v1(st *Stats) {
-	stat := r.file("cpuacct", "cpuacct.usage")
-	st.CPU.Usage = number(stat)
-	st.CPU.User = number(r.file("cpuacct", "cpuacct.usage_user"))
-	st.CPU.System = number(r.file("cpuacct", "cpuacct.usage_sys"))
-	stat = r.file("cpu", "cpu.stat")
+	if r.cgroup.unified != nil {
+		r.cpuTime(st) // v2 counts time without a controller, in one file
+	} else {
+		st.CPU.Usage = number(r.file("cpuacct", "cpuacct.usage"))
+		st.CPU.User = number(r.file("cpuacct", "cpuacct.usage_user"))
+		st.CPU.System = number(r.file("cpuacct", "cpuacct.usage_sys"))
+	}
+	stat := r.file("cpu", "cpu.stat")
 	st.CPU.Periods = get(stat, "nr_periods")
 	st.CPU.ThrottledPeriods = get(stat, "nr_throttled")
 	st.CPU.ThrottledTime = get(stat, "throttled_time")
@@ -119,14 +129,13 @@ func (r *reader) v1(st *Stats) {
 		m.SwapLimit = both - m.Limit
 	}
 
-	st.Pids.Current = number(r.file("pids", "pids.current"))
-	st.Pids.Limit = number(r.file("pids", "pids.max"))
+	st.Pids = number(r.file("pids", "pids.current"))
 	r.blkio(st)
 }
 
 // blkio reads "major:minor Read number" lines.
 func (r *reader) blkio(st *Stats) {
-	each(r.file("blkio", "blkio.throttle.io_service_bytes_recursive"), func(d *IOStats, op string, n uint64) {
+	each(r.file("blkio", "blkio.throttle.io_service_bytes_recursive"), func(d *DeviceStats, op string, n uint64) {
 		switch op {
 		case "Read":
 			d.ReadBytes = n
@@ -134,7 +143,7 @@ func (r *reader) blkio(st *Stats) {
 			d.WriteBytes = n
 		}
 	}, st)
-	each(r.file("blkio", "blkio.throttle.io_serviced_recursive"), func(d *IOStats, op string, n uint64) {
+	each(r.file("blkio", "blkio.throttle.io_serviced_recursive"), func(d *DeviceStats, op string, n uint64) {
 		switch op {
 		case "Read":
 			d.Reads = n
@@ -144,7 +153,7 @@ func (r *reader) blkio(st *Stats) {
 	}, st)
 }
 
-func each(data []byte, put func(*IOStats, string, uint64), st *Stats) {
+func each(data []byte, put func(*DeviceStats, string, uint64), st *Stats) {
 	for line := range bytes.Lines(data) {
 		f := bytes.Fields(line)
 		if len(f) != 3 {
@@ -157,26 +166,32 @@ func each(data []byte, put func(*IOStats, string, uint64), st *Stats) {
 }
 
 // device finds or adds the device named "major:minor".
-func device(st *Stats, name []byte) *IOStats {
+func device(st *Stats, name []byte) *DeviceStats {
 	a, b, ok := bytes.Cut(name, []byte(":"))
 	if !ok {
 		return nil
 	}
 	major, minor := number(a), number(b)
-	for i := range st.IO {
-		if st.IO[i].Major == major && st.IO[i].Minor == minor {
-			return &st.IO[i]
+	for i := range st.IO.Devices {
+		if st.IO.Devices[i].Major == major && st.IO.Devices[i].Minor == minor {
+			return &st.IO.Devices[i]
 		}
 	}
-	st.IO = append(st.IO, IOStats{Major: major, Minor: minor})
-	return &st.IO[len(st.IO)-1]
+	st.IO.Devices = append(st.IO.Devices, DeviceStats{Major: major, Minor: minor})
+	return &st.IO.Devices[len(st.IO.Devices)-1]
 }
 
-func (r *reader) v2(st *Stats) {
+// cpuTime reads the v2 group's cpu.stat, and returns it.
+func (r *reader) cpuTime(st *Stats) []byte {
 	stat := r.file("", "cpu.stat")
 	st.CPU.Usage = get(stat, "usage_usec") * 1000
 	st.CPU.User = get(stat, "user_usec") * 1000
 	st.CPU.System = get(stat, "system_usec") * 1000
+	return stat
+}
+
+func (r *reader) v2(st *Stats) {
+	stat := r.cpuTime(st)
 	st.CPU.Periods = get(stat, "nr_periods")
 	st.CPU.ThrottledPeriods = get(stat, "nr_throttled")
 	st.CPU.ThrottledTime = get(stat, "throttled_usec") * 1000
@@ -192,8 +207,7 @@ func (r *reader) v2(st *Stats) {
 	m.PageFaults = get(stat, "pgfault")
 	m.MajorPageFaults = get(stat, "pgmajfault")
 
-	st.Pids.Current = number(r.file("", "pids.current"))
-	st.Pids.Limit = number(r.file("", "pids.max"))
+	st.Pids = number(r.file("", "pids.current"))
 	r.io(st)
 }
 
@@ -272,28 +286,21 @@ func (r *reader) at(dir int, name string) []byte {
 	if r.err != nil {
 		return nil
 	}
-	f, err := openFile(dir, name, unix.O_RDONLY)
+	fd, err := openFD(dir, name, unix.O_RDONLY)
 	if err != nil {
 		if !errors.Is(err, os.ErrNotExist) {
 			r.err = err
 		}
 		return nil
 	}
-	defer f.Close()
-	n := 0
-	for n < len(r.buf) {
-		m, err := unix.Read(int(f.Fd()), r.buf[n:])
-		if errors.Is(err, unix.EOPNOTSUPP) { // pressure is turned off
-			return nil
-		}
-		if err != nil && err != unix.EINTR {
+	defer unix.Close(fd)
+	// The kernel gives such a file whole if it fits.
+	n, err := unix.Read(fd, r.buf[:])
+	if err != nil {
+		if err != unix.EOPNOTSUPP { // pressure is turned off
 			r.err = &os.PathError{Op: "read", Path: name, Err: err}
-			return nil
 		}
-		if err == nil && m <= 0 {
-			break
-		}
-		n += max(m, 0)
+		return nil
 	}
 	return r.buf[:n]
 }

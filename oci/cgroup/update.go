@@ -13,14 +13,12 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// updatable are the files that an update may write, by controller.
-var updatableV1 = map[string][]string{
-	"cpu":     {"cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.idle", "cpu.rt_period_us", "cpu.rt_runtime_us"},
-	"cpuset":  {"cpuset.cpus", "cpuset.mems"},
-	"memory":  {"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes", "memory.swappiness"},
-	"pids":    {"pids.max"},
-	"blkio":   {"blkio.weight", "blkio.bfq.weight"},
-	"hugetlb": {"hugetlb.*.limit_in_bytes"},
+// updatableV1 are the files that an update may write, in the directory of the
+// controller that their names begin with.
+var updatableV1 = []string{
+	"cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.idle", "cpu.rt_period_us", "cpu.rt_runtime_us",
+	"cpuset.cpus", "cpuset.mems", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes",
+	"memory.swappiness", "pids.max", "blkio.weight", "blkio.bfq.weight", "hugetlb.*.limit_in_bytes",
 }
 
 var updatableV2 = []string{
@@ -117,11 +115,10 @@ func (c *Cgroup) updatable(r *cgroups.Resources) []string {
 		}
 		return files
 	}
-	for controller, names := range updatableV1 {
+	for _, name := range updatableV1 {
+		controller, _, _ := strings.Cut(name, ".")
 		if dir := c.sys.dir(controller, c.Path); dir != "" {
-			for _, name := range names {
-				add(dir, name)
-			}
+			add(dir, name)
 		}
 	}
 	return files
