@@ -18,7 +18,7 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (*specs.LinuxRe
 	if err := checkResources(r); err != nil {
 		return nil, err
 	}
-	if swap := r.GetMemorySwapLimitInBytes(); swap > r.GetMemoryLimitInBytes() && !host.Swap {
+	if swap := r.GetMemorySwapLimitInBytes(); swap > 0 && swap > r.GetMemoryLimitInBytes() && !host.Swap {
 		return nil, invalid("linux.resources.memory_swap_limit_in_bytes %d: this node does not account swap; leave it 0", swap)
 	}
 	out := &specs.LinuxResources{CPU: cpu(r), Memory: memory(r, host)}
