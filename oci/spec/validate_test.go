@@ -171,29 +171,22 @@ func device(container, host, permissions string) func(*Input) {
 	}
 }
 
-func TestValidateContainerRefuses(t *testing.T) {
-	wantInvalid(t, ValidateContainer(nil, nil), "config is missing")
-	for _, c := range []struct {
-		change func(*Input)
-		says   []string
-	}{
-		{func(in *Input) { in.Config.Metadata = nil }, []string{"metadata is missing"}},
-		{func(in *Input) { in.Config.Metadata.Name = "" }, []string{"metadata.name is empty"}},
-		{func(in *Input) { in.Config.Image = nil }, []string{"image.image is empty"}},
-		{func(in *Input) { in.Config.LogPath = "../x" }, []string{"log_path", `"../x"`, "log_directory"}},
-		{func(in *Input) { in.Config.LogPath = "a/../b" }, []string{"log_path"}},
-		{func(in *Input) { in.Config.LogPath = "/x" }, []string{"log_path", "relative"}},
-		{func(in *Input) { in.Config.LogPath = "." }, []string{"log_path"}},
-		{func(in *Input) { in.Config.LogPath = "a\x00" }, []string{"log_path"}},
-		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{}} }, []string{"envs[0].key"}},
-		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a=b"}} }, []string{"envs[0].key"}},
-		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a\x00"}} }, []string{"envs[0].key"}},
-		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a", Value: []byte{0}}} }, []string{"envs[0].value", "NUL"}},
-		{func(in *Input) { in.Config.Command = []string{"a", "b\x00"} }, []string{"command[1]", "NUL"}},
-		{func(in *Input) { in.Config.Args = []string{"\x00"} }, []string{"args[0]", "NUL"}},
-		{func(in *Input) { in.Config.WorkingDir = "x" }, []string{"working_dir", "absolute"}},
-		{func(in *Input) { in.Config.StopSignal = 99 }, []string{"stop_signal 99"}},
+type refusal struct {
+	change func(*Input)
+	says   []string
+}
 
+func wantRefused(t *testing.T, list []refusal) {
+	t.Helper()
+	for _, c := range list {
+		in := testInput()
+		c.change(&in)
+		wantInvalid(t, ValidateContainer(in.Config, in.Sandbox), c.says...)
+	}
+}
+
+func TestValidateMountsRefuses(t *testing.T) {
+	wantRefused(t, []refusal{
 		{mount(func(m *runtimeapi.Mount) { m.ContainerPath = "c" }), []string{"mounts[0].container_path", `"c"`, "absolute"}},
 		{mount(func(m *runtimeapi.Mount) { m.ContainerPath = "/a/.." }), []string{"mounts[0].container_path", "other than /"}},
 		{mount(func(m *runtimeapi.Mount) { m.ContainerPath = "" }), []string{"mounts[0].container_path"}},
@@ -223,6 +216,28 @@ func TestValidateContainerRefuses(t *testing.T) {
 		{device("/", "/dev/x", "r"), []string{"devices[0].container_path"}},
 		{device("/dev/x", "/dev/x", ""), []string{"devices[0].permissions"}},
 		{device("/dev/x", "/dev/x", "rx"), []string{"devices[0].permissions", `"rx"`}},
+	})
+}
+
+func TestValidateContainerRefuses(t *testing.T) {
+	wantInvalid(t, ValidateContainer(nil, nil), "config is missing")
+	wantRefused(t, []refusal{
+		{func(in *Input) { in.Config.Metadata = nil }, []string{"metadata is missing"}},
+		{func(in *Input) { in.Config.Metadata.Name = "" }, []string{"metadata.name is empty"}},
+		{func(in *Input) { in.Config.Image = nil }, []string{"image.image is empty"}},
+		{func(in *Input) { in.Config.LogPath = "../x" }, []string{"log_path", `"../x"`, "log_directory"}},
+		{func(in *Input) { in.Config.LogPath = "a/../b" }, []string{"log_path"}},
+		{func(in *Input) { in.Config.LogPath = "/x" }, []string{"log_path", "relative"}},
+		{func(in *Input) { in.Config.LogPath = "." }, []string{"log_path"}},
+		{func(in *Input) { in.Config.LogPath = "a\x00" }, []string{"log_path"}},
+		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{}} }, []string{"envs[0].key"}},
+		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a=b"}} }, []string{"envs[0].key"}},
+		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a\x00"}} }, []string{"envs[0].key"}},
+		{func(in *Input) { in.Config.Envs = []*runtimeapi.KeyValue{{Key: "a", Value: []byte{0}}} }, []string{"envs[0].value", "NUL"}},
+		{func(in *Input) { in.Config.Command = []string{"a", "b\x00"} }, []string{"command[1]", "NUL"}},
+		{func(in *Input) { in.Config.Args = []string{"\x00"} }, []string{"args[0]", "NUL"}},
+		{func(in *Input) { in.Config.WorkingDir = "x" }, []string{"working_dir", "absolute"}},
+		{func(in *Input) { in.Config.StopSignal = 99 }, []string{"stop_signal 99"}},
 		{func(in *Input) { in.Config.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v/c=d"}} }, []string{"CDI_devices[0]", `"v/c=d"`}},
 		{func(in *Input) { in.Config.Windows = &runtimeapi.WindowsContainerConfig{} }, []string{"windows"}},
 		{func(in *Input) {
@@ -253,11 +268,7 @@ func TestValidateContainerRefuses(t *testing.T) {
 		{func(in *Input) { in.sc().MaskedPaths = []string{"/ok", "proc"} }, []string{"masked_paths[1]", `"proc"`}},
 		{func(in *Input) { in.sc().ReadonlyPaths = []string{"/"} }, []string{"readonly_paths[0]"}},
 		{func(in *Input) { in.Config.Metadata.Name, in.Config.LogPath = "", "/x" }, []string{"metadata.name", "log_path"}},
-	} {
-		in := testInput()
-		c.change(&in)
-		wantInvalid(t, ValidateContainer(in.Config, in.Sandbox), c.says...)
-	}
+	})
 }
 
 func TestLogPath(t *testing.T) {
