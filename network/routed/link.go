@@ -106,8 +106,10 @@ func (w *wire) find() (bool, error) {
 	return false, nil
 }
 
-// furnishHost brings the host end up with a route and a neighbour per address.
-func (w *wire) furnishHost(ips []netip.Addr) error {
+// up brings both ends up, the pod's second: an end that comes up with its peer
+// already up can send at once; the other one has to wait for link watch, a kernel
+// worker. See settle.
+func (w *wire) up() error {
 	// No link-local address of its own: it would cost duplicate address detection
 	// and multicast reports for each pod.
 	if err := w.host.LinkSetIP6AddrGenMode(w.hostEnd, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
@@ -116,6 +118,25 @@ func (w *wire) furnishHost(ips []netip.Addr) error {
 	if err := w.host.LinkSetUp(w.hostEnd); err != nil {
 		return fmt.Errorf("cannot bring interface %s up: %w", w.name, err)
 	}
+	if err := w.pod.LinkSetUp(w.podEnd); err != nil {
+		return fmt.Errorf("cannot bring %s up: %w", podLink, err)
+	}
+	return nil
+}
+
+// settle makes sure that the host's end can send. Until link watch has run it
+// drops everything, and a pod that connects at once loses the answer and a second
+// with it. Since 6.8 asking for a link (rtnl_getlink) does that work first; older
+// kernels have mostly done it while the routes were set.
+func (w *wire) settle() error {
+	if _, err := w.host.LinkByIndex(w.hostEnd.Attrs().Index); err != nil {
+		return fmt.Errorf("cannot find interface %s: %w", w.name, err)
+	}
+	return nil
+}
+
+// furnishHost gives the host a route and a neighbour for each address.
+func (w *wire) furnishHost(ips []netip.Addr) error {
 	for _, ip := range ips {
 		if err := w.route(ip); err != nil {
 			return err
@@ -156,11 +177,6 @@ func (w *wire) furnishPod(ips []netip.Addr) error {
 		if err := w.pod.AddrReplace(w.podEnd, addr); err != nil {
 			return fmt.Errorf("cannot give %s the address %s: %w", podLink, ip, err)
 		}
-	}
-	if err := w.pod.LinkSetUp(w.podEnd); err != nil {
-		return fmt.Errorf("cannot bring %s up: %w", podLink, err)
-	}
-	for _, ip := range ips {
 		gateway := gateways[ip.Is4()]
 		if err := w.pod.NeighSet(neighbour(w.podEnd, gateway, hostMAC)); err != nil {
 			return fmt.Errorf("cannot set neighbour %s on %s: %w", gateway, podLink, err)

@@ -106,7 +106,7 @@ func allElements(all []lease) map[string][]nftables.SetElement {
 
 // applyElements adds what is missing and deletes what nobody owns any more, in
 // one transaction.
-func (r ruleset) applyElements(conn *nftables.Conn, want map[string][]nftables.SetElement) error {
+func (r *ruleset) applyElements(conn *nftables.Conn, want map[string][]nftables.SetElement) error {
 	for _, set := range r.sets {
 		have, err := conn.GetSetElements(set)
 		if err != nil {
@@ -148,7 +148,7 @@ func contains(list []nftables.SetElement, e nftables.SetElement) bool {
 // publish adds a lease's elements. One that is there already with the same value
 // is no error; with another value the kernel answers EEXIST, and the owner is
 // found by the element's comment.
-func (r ruleset) publish(conn *nftables.Conn, l lease) error {
+func (r *ruleset) publish(conn *nftables.Conn, l lease) error {
 	want := elementsOf(l)
 	for _, set := range r.sets {
 		if err := change(conn, set, nil, want[set.Name]); err != nil {
@@ -165,7 +165,7 @@ func (r ruleset) publish(conn *nftables.Conn, l lease) error {
 	return nil
 }
 
-func (r ruleset) ownerError(conn *nftables.Conn, l lease, want map[string][]nftables.SetElement) error {
+func (r *ruleset) ownerError(conn *nftables.Conn, l lease, want map[string][]nftables.SetElement) error {
 	for _, set := range r.sets {
 		have, err := conn.GetSetElements(set)
 		if err != nil {
@@ -183,27 +183,23 @@ func (r ruleset) ownerError(conn *nftables.Conn, l lease, want map[string][]nfta
 	return fmt.Errorf("cannot publish ports of %s: %w", l, network.ErrPortTaken)
 }
 
-// unpublish deletes whatever carries the pod's id, and says whether there was
-// anything. It needs no lease.
-func (r ruleset) unpublish(conn *nftables.Conn, id string) (bool, error) {
-	exists, err := r.exists(conn)
-	if !exists || err != nil {
-		return false, err
+// unpublish deletes whatever carries the pod's id. It needs no lease.
+func (r *ruleset) unpublish(conn *nftables.Conn, id string) error {
+	if exists, err := r.exists(conn); !exists || err != nil {
+		return err
 	}
-	found := false
 	for _, set := range r.sets {
 		have, err := conn.GetSetElements(set)
 		if err != nil {
-			return false, fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
+			return fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
 		}
 		mine := slices.DeleteFunc(have, func(e nftables.SetElement) bool { return e.Comment != id })
-		found = found || len(mine) > 0
 		if err := change(conn, set, mine, nil); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return false, fmt.Errorf("cannot take back ports of pod %s: %w", short(id), err)
+		return fmt.Errorf("cannot take back ports of pod %s: %w", short(id), err)
 	}
-	return found, nil
+	return nil
 }

@@ -62,7 +62,7 @@ type Network struct {
 
 	// Used only by the queue's thread, except flows, which locks by itself.
 	host  *netlink.Handle
-	nft   *nftables.Conn
+	nft   filter
 	flows *netlink.Handle
 }
 
@@ -101,9 +101,6 @@ func (n *Network) open(cfg Config) (err error) {
 	if n.host, err = newHandle(); err != nil {
 		return err
 	}
-	if n.nft, err = newConn(); err != nil {
-		return err
-	}
 	if n.flows, err = netlink.NewHandle(unix.NETLINK_NETFILTER); err != nil {
 		return fmt.Errorf("cannot open netfilter socket: %w", err)
 	}
@@ -138,7 +135,7 @@ func pools(cfg Config) ([]pool, error) {
 
 // Attach implements network.Network.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
-	if err := checkID(pod.ID); err != nil {
+	if err := n.usable(pod.ID); err != nil {
 		return network.Result{}, err
 	}
 	ports, err := checkPorts(pod.Ports)
@@ -156,15 +153,23 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		}
 		return n.publish(w, held)
 	})
+	if err == nil {
+		err = n.dropStaleFlows(held, false)
+	}
 	if err != nil {
 		return network.Result{}, err
 	}
-	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.mtu},
-		n.dropStaleFlows(held, false)
+	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.mtu}, nil
 }
 
-// connect makes the pod's veth, addresses and routes. When one of the addresses
-// turns out to be in use it takes the next: at most as many as there are.
+func (n *Network) usable(id string) error {
+	if n.closed.Load() {
+		return errClosed
+	}
+	return checkID(id)
+}
+
+// connect makes the pod's veth, addresses and routes.
 func (n *Network) connect(w *wire, held *lease) (err error) {
 	if w.mtu == 0 {
 		w.mtu = uplinkMTU(n.host)
@@ -177,19 +182,31 @@ func (n *Network) connect(w *wire, held *lease) (err error) {
 	if err := w.make(); err != nil {
 		return err
 	}
+	if err := w.up(); err != nil {
+		return err
+	}
+	if err := n.route(w, held); err != nil {
+		return err
+	}
+	if err := w.furnishPod(held.IPs); err != nil {
+		return err
+	}
+	return w.settle()
+}
+
+// route makes the host's side of the pod's addresses. When one turns out to be in
+// use it takes the next: at most as many as there are.
+func (n *Network) route(w *wire, held *lease) error {
 	for range n.pools[0].size {
-		err = w.furnishHost(held.IPs)
+		err := w.furnishHost(held.IPs)
 		if !errors.Is(err, errRouted) {
-			break
+			return err
 		}
 		if *held, err = n.leases.move(held.Pod); err != nil {
 			return err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return w.furnishPod(held.IPs)
+	return network.ErrNoAddress
 }
 
 // publish puts the pod's host ports into the table.
@@ -204,7 +221,7 @@ func (n *Network) publish(w *wire, held lease) error {
 			return err
 		}
 	}
-	err := n.rules.publish(n.nft, held)
+	err := n.nft.do(func(conn *nftables.Conn) error { return n.rules.publish(conn, held) })
 	if errors.Is(err, unix.ENOENT) { // somebody flushed all tables
 		return n.prepare()
 	}
@@ -222,14 +239,14 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 }
 
 func (n *Network) detach(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := n.usable(id); err != nil {
 		return err
 	}
 	held, known := n.leases.get(id)
 	err := n.queue.do(ctx, func() error {
 		var unpublish error
 		if !known || len(held.Ports) > 0 {
-			_, unpublish = n.rules.unpublish(n.nft, id)
+			unpublish = n.nft.do(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, id) })
 		}
 		return errors.Join(unpublish, n.down(id))
 	})
@@ -265,7 +282,7 @@ func (n *Network) prepare() error {
 	if err := forward(n.pools); err != nil {
 		return err
 	}
-	return n.rules.apply(n.nft, allElements(n.leases.all()))
+	return n.nft.do(func(conn *nftables.Conn) error { return n.rules.apply(conn, allElements(n.leases.all())) })
 }
 
 // Sweep implements network.Network. An interface whose pod still has a process in
@@ -306,7 +323,7 @@ func (n *Network) Close() error {
 	}
 	var err error
 	if len(n.leases.all()) == 0 {
-		err = n.queue.do(context.Background(), func() error { return n.rules.remove(n.nft) })
+		err = n.queue.do(context.Background(), func() error { return n.nft.do(n.rules.remove) })
 	}
 	n.release()
 	return err
@@ -314,6 +331,7 @@ func (n *Network) Close() error {
 
 func (n *Network) release() {
 	n.queue.stop()
+	n.nft.close()
 	if n.host != nil {
 		n.host.Close()
 	}

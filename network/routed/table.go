@@ -1,7 +1,6 @@
 package routed
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -31,6 +30,9 @@ type ruleset struct {
 	table  *nftables.Table
 	sets   []*nftables.Set
 	chains []chain
+	// shown is how the kernel showed chains after it took them. A kernel may show
+	// more than was declared; that alone is no reason to replace the table.
+	shown []chain
 }
 
 type chain struct {
@@ -45,12 +47,19 @@ const (
 	setIP6, setPort6, setSelf6 = "hostip6", "hostport6", "self6"
 )
 
-// Registers. The first is the 16 bytes that nft calls reg 1; it overlaps with
-// four of 4 bytes, which concatenated keys fill one after the other.
-const (
-	reg  = unix.NFT_REG_1
-	reg0 = unix.NFT_REG32_00
-)
+// reg is the register for what has no register of its own.
+const reg = unix.NFT_REG_1
+
+// slot is the register of the nth four bytes, which concatenated keys fill one
+// after the other. Four of them overlap with a register of 16 bytes; the kernel
+// shows the first of the four as that one, and what is declared has to compare
+// equal with what it shows.
+func slot(n uint32) uint32 {
+	if n%4 == 0 {
+		return unix.NFT_REG_1 + n/4
+	}
+	return unix.NFT_REG32_00 + n
+}
 
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
@@ -101,17 +110,17 @@ func guard(pods string) [][]expr.Any {
 
 // hostports sends a packet for the host on to the pod that published its port.
 func hostports() [][]expr.Any {
-	port := func(r uint32) []expr.Any {
+	port := func(n uint32) []expr.Any {
 		return []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r},
-			&expr.Payload{DestRegister: r + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: slot(n)},
+			&expr.Payload{DestRegister: slot(n + 1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		}
 	}
 	return [][]expr.Any{
-		rule(family(true), load(destination, true, reg0), port(reg0+1), dnat(setIP4, true)),
-		rule(family(true), port(reg0), dnat(setPort4, true)),
-		rule(family(false), load(destination, false, reg0), port(reg0+4), dnat(setIP6, false)),
-		rule(family(false), port(reg0), dnat(setPort6, false)),
+		rule(family(true), load(destination, true, slot(0)), port(1), dnat(setIP4, true)),
+		rule(family(true), port(0), dnat(setPort4, true)),
+		rule(family(false), load(destination, false, slot(0)), port(4), dnat(setIP6, false)),
+		rule(family(false), port(0), dnat(setPort6, false)),
 	}
 }
 
@@ -119,12 +128,12 @@ func hostports() [][]expr.Any {
 func postrouting(pods string, pools []pool) [][]expr.Any {
 	masquerade := []expr.Any{&expr.Masq{FullyRandom: true}} // collisions of ports drop packets otherwise
 	both := func(v4 bool, set string) []expr.Any {
-		second := uint32(reg0 + 1)
+		second := slot(1)
 		if !v4 {
-			second = reg0 + 4
+			second = slot(4)
 		}
-		return slices.Concat(family(v4), load(source, v4, reg0), load(destination, v4, second),
-			[]expr.Any{&expr.Lookup{SourceRegister: reg0, SetName: set}})
+		return slices.Concat(family(v4), load(source, v4, slot(0)), load(destination, v4, second),
+			[]expr.Any{&expr.Lookup{SourceRegister: slot(0), SetName: set}})
 	}
 	rules := [][]expr.Any{
 		rule(to(pods), within(source, loopback4), masquerade),
@@ -241,7 +250,7 @@ func toHost() []expr.Any {
 func sourceNotBehind() []expr.Any {
 	return []expr.Any{
 		&expr.Fib{Register: reg, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
-		is([]byte{0}),
+		is(make([]byte, 4)),
 	}
 }
 
@@ -252,47 +261,81 @@ func icmp6(kind byte) []expr.Any {
 	}
 }
 
-// dnat rewrites the destination to what the map has for the key at reg0.
+// dnat rewrites the destination to what the map has for the key in slot 0.
 func dnat(set string, v4 bool) []expr.Any {
-	fam, port := uint32(unix.NFPROTO_IPV6), uint32(reg0+4)
+	fam, port := uint32(unix.NFPROTO_IPV6), slot(4)
 	if v4 {
-		fam, port = unix.NFPROTO_IPV4, reg0+1
+		fam, port = unix.NFPROTO_IPV4, slot(1)
 	}
 	return []expr.Any{
-		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: set},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: fam, RegAddrMin: reg0, RegProtoMin: port, Specified: true},
+		&expr.Lookup{SourceRegister: slot(0), DestRegister: slot(0), IsDestRegSet: true, SetName: set},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: fam, RegAddrMin: slot(0), RegAddrMax: slot(0),
+			RegProtoMin: port, RegProtoMax: port, Specified: true},
 	}
 }
 
-// newConn returns a connection for nftables in the calling thread's namespace. It
-// opens a socket for each operation, which then has kernelTimeout to end.
-func newConn() (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetDeadline(time.Now().Add(kernelTimeout))
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("cannot open nftables socket: %w", err)
+// A filter is the nftables socket in the calling thread's namespace. It stays
+// open: closing one waits until the kernel has freed what it deleted, some 10 ms.
+type filter struct {
+	conn *nftables.Conn
+	sock *netlink.Conn
+}
+
+// do calls fn, which has kernelTimeout for all it asks of the kernel. After an
+// error the socket is not used again: answers may be left in it.
+func (f *filter) do(fn func(*nftables.Conn) error) error {
+	if f.conn == nil {
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(s *netlink.Conn) error {
+			f.sock = s
+			return nil
+		}))
+		if err != nil {
+			return fmt.Errorf("cannot open nftables socket: %w", err)
+		}
+		f.conn = conn
 	}
-	return conn, nil
+	err := f.sock.SetDeadline(time.Now().Add(kernelTimeout))
+	if err == nil {
+		err = fn(f.conn)
+	}
+	if err != nil {
+		f.close()
+	}
+	return err
+}
+
+func (f *filter) close() {
+	if f.conn != nil {
+		_ = f.conn.CloseLasting()
+		f.conn = nil
+	}
 }
 
 // apply makes the kernel's table equal to the declared one with these elements.
 // Where rules differ all is replaced in one transaction: no packet ever sees half
 // a table. Twice is a no-op.
-func (r ruleset) apply(conn *nftables.Conn, elements map[string][]nftables.SetElement) error {
-	same, err := r.inKernel(conn)
+func (r *ruleset) apply(conn *nftables.Conn, elements map[string][]nftables.SetElement) error {
+	have, err := r.read(conn)
 	if err != nil {
 		return err
 	}
-	if same {
+	if reflect.DeepEqual(have, r.chains) || (r.shown != nil && reflect.DeepEqual(have, r.shown)) {
 		return r.applyElements(conn, elements)
 	}
+	if err := r.replace(conn, elements); err != nil {
+		return fmt.Errorf("cannot apply nftables table %s: %w", r.table.Name, err)
+	}
+	r.shown, err = r.read(conn)
+	return err
+}
+
+func (r *ruleset) replace(conn *nftables.Conn, elements map[string][]nftables.SetElement) error {
 	conn.AddTable(r.table) // so that the next line never fails
 	conn.DelTable(r.table)
 	conn.AddTable(r.table)
 	for _, set := range r.sets {
 		if err := conn.AddSet(set, elements[set.Name]); err != nil {
-			return fmt.Errorf("cannot declare nftables set %s: %w", set.Name, err)
+			return err
 		}
 	}
 	for _, c := range r.chains {
@@ -303,37 +346,39 @@ func (r ruleset) apply(conn *nftables.Conn, elements map[string][]nftables.SetEl
 			conn.AddRule(&nftables.Rule{Table: r.table, Chain: c.Chain, Exprs: exprs})
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("cannot apply nftables table %s: %w", r.table.Name, err)
-	}
-	return nil
+	return conn.Flush()
 }
 
-// inKernel says whether the kernel's chains and rules are the declared ones.
-func (r ruleset) inKernel(conn *nftables.Conn) (bool, error) {
-	exists, err := r.exists(conn)
-	if !exists || err != nil {
-		return false, err
+// read returns the chains that the kernel has, in the order of declaration; nil
+// without a table.
+func (r *ruleset) read(conn *nftables.Conn) ([]chain, error) {
+	if exists, err := r.exists(conn); !exists || err != nil {
+		return nil, err
 	}
-	chains, err := conn.ListChainsOfTableFamily(r.table.Family)
+	found, err := conn.ListChainsOfTableFamily(r.table.Family)
 	if err != nil {
-		return false, fmt.Errorf("cannot list nftables chains: %w", err)
+		return nil, fmt.Errorf("cannot list nftables chains: %w", err)
 	}
-	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != r.table.Name })
-	if len(chains) != len(r.chains) {
-		return false, nil
-	}
-	want := slices.SortedFunc(slices.Values(r.chains), func(a, b chain) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(chains, func(a, b *nftables.Chain) int { return cmp.Compare(a.Name, b.Name) })
-	for i, have := range chains {
-		if same, err := want[i].equals(conn, have); !same || err != nil {
-			return false, err
+	var out []chain
+	for _, c := range found {
+		if c.Table.Name != r.table.Name {
+			continue
 		}
+		c.Table = r.table // the kernel's has counters
+		rules, err := conn.GetRules(r.table, c)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list nftables rules: %w", err)
+		}
+		one := chain{Chain: c}
+		for _, rule := range rules {
+			one.rules = append(one.rules, rule.Exprs)
+		}
+		out = append(out, one)
 	}
-	return true, nil
+	return out, nil
 }
 
-func (r ruleset) exists(conn *nftables.Conn) (bool, error) {
+func (r *ruleset) exists(conn *nftables.Conn) (bool, error) {
 	tables, err := conn.ListTablesOfFamily(r.table.Family)
 	if err != nil {
 		return false, fmt.Errorf("cannot list nftables tables: %w", err)
@@ -341,28 +386,8 @@ func (r ruleset) exists(conn *nftables.Conn) (bool, error) {
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == r.table.Name }), nil
 }
 
-func (c chain) equals(conn *nftables.Conn, have *nftables.Chain) (bool, error) {
-	if c.Name != have.Name || c.Type != have.Type || !reflect.DeepEqual(c.Hooknum, have.Hooknum) ||
-		!reflect.DeepEqual(c.Priority, have.Priority) || !reflect.DeepEqual(c.Policy, have.Policy) {
-		return false, nil
-	}
-	rules, err := conn.GetRules(c.Table, c.Chain)
-	if err != nil {
-		return false, fmt.Errorf("cannot list nftables rules: %w", err)
-	}
-	if len(rules) != len(c.rules) {
-		return false, nil
-	}
-	for i, rule := range rules {
-		if !reflect.DeepEqual(c.rules[i], rule.Exprs) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
 // remove takes the table away; that there is none is no error.
-func (r ruleset) remove(conn *nftables.Conn) error {
+func (r *ruleset) remove(conn *nftables.Conn) error {
 	conn.DelTable(r.table)
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot remove nftables table %s: %w", r.table.Name, err)
