@@ -47,13 +47,13 @@ func CriBox(t testing.TB) string {
 // Probe returns the path of the probe program, whose output is a state.State.
 func Probe(t testing.TB) string {
 	t.Helper()
-	return build(t, "probe", "./test/probe", "-ldflags=-E=probe_entry")
+	return build(t, "probe", "./test/probe", "-ldflags=-s -w -E=probe_entry")
 }
 
 // Workload returns the path of the program that containers run.
 func Workload(t testing.TB) string {
 	t.Helper()
-	return build(t, "workload", "./test/workload")
+	return build(t, "workload", "./test/workload", "-ldflags=-s -w")
 }
 
 // build builds a package into a file of that name, once per test process. With

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/image/imagetest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -44,16 +45,28 @@ type Instance struct {
 	// Name is the prefix of everything that the instance makes on the host.
 	Name string
 
-	Runtime runtimeapi.RuntimeServiceClient
-	Images  runtimeapi.ImageServiceClient
+	CRI
 
 	proc  *process
-	conn  *grpc.ClientConn
-	args  []string
-	env   []string
+	args  []string   // of serve, beside the directories
+	env   []string   // of serve, beside the test's own
 	start *nodeState // links, routes, rules and tables before the first start
-	ids   []string   // of every pod and container that was made
-	pods  int        // how many RunPod has made, for their names
+	made
+}
+
+// made is what a test has made so far.
+type made struct {
+	ids      []string // of every pod and container
+	pods     int      // for their names
+	registry *imagetest.Registry
+	pulled   map[string]string // test images, by name to reference
+}
+
+// CRI is the API as the kubelet uses it. It dials anew at each start of serve.
+type CRI struct {
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+	conn    *grpc.ClientConn
 }
 
 // An Option changes how serve is started.
@@ -110,6 +123,7 @@ func prepare(t testing.TB) *Instance {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	i := &Instance{T: t, Dir: dir, State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
 	i.Name = instanceName(i.State)
+	i.pulled = map[string]string{}
 	if i.Node, i.Outside, err = newNode(); err != nil {
 		t.Fatal(err)
 	}
@@ -192,9 +206,7 @@ func (i *Instance) dial() {
 	if err != nil {
 		i.T.Fatal(err)
 	}
-	i.conn = conn
-	i.Runtime = runtimeapi.NewRuntimeServiceClient(conn)
-	i.Images = runtimeapi.NewImageServiceClient(conn)
+	i.CRI = CRI{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}
 }
 
 // PID is serve's process id.

@@ -84,6 +84,20 @@ func Namespace(pid int, kind string) string {
 	return link
 }
 
+// Init returns process 1 of the pid namespace that a process lives in, or 0.
+func Init(pid int) int {
+	ns := Namespace(pid, "pid")
+	for _, p := range procs() {
+		_, rest, _ := strings.Cut(readProcFile(p.pid, "status"), "NSpid:")
+		line, _, _ := strings.Cut(rest, "\n")
+		f := strings.Fields(line)
+		if len(f) > 0 && f[len(f)-1] == "1" && Namespace(p.pid, "pid") == ns {
+			return p.pid
+		}
+	}
+	return 0
+}
+
 // Alive says whether the process exists and is no zombie.
 func Alive(pid int) bool {
 	p, ok := readProc(pid)

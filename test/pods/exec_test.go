@@ -1,0 +1,92 @@
+package pods_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cri-box/cri-box/test/harness"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// asUser runs a container as that user.
+func asUser(uid int64) harness.ContainerOption {
+	return security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.RunAsUser = &runtimeapi.Int64Value{Value: uid} })
+}
+
+// exec runs a command that may fail, but has to run.
+func exec(t *testing.T, c *harness.Container, timeout time.Duration, command ...string) harness.ExecResult {
+	t.Helper()
+	r, err := c.Exec(timeout, command...)
+	if err != nil {
+		t.Fatalf("exec %q: %v", command, err)
+	}
+	return r
+}
+
+func TestExecSync(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	r := exec(t, c, 0, run("echo", "one", "two")...)
+	equal(t, "result", r, harness.ExecResult{Stdout: "one\n", Stderr: "two\n"})
+	equal(t, "exit code", exec(t, c, 10*time.Second, run("exit", "7")...).Code, 7)
+	r = exec(t, c, 0, run("write-lines", "10000", "100")...)
+	equal(t, "bytes of a long answer", len(r.Stdout), 1000000)
+	if _, err := c.Exec(0, "/bin/missing"); err == nil {
+		t.Error("executing what does not exist succeeded")
+	}
+	if out := c.Output("stdout"); out != "" {
+		t.Errorf("the output of exec is in the container's log: %q", out)
+	}
+}
+
+func TestExecTimeoutEndsTheTree(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	before := len(group(t, c))
+	begin := time.Now()
+	_, err := c.Exec(time.Second, run("tree")...)
+	equal(t, "code", status.Code(err), codes.DeadlineExceeded)
+	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+		t.Errorf("a timeout of 1 s took %v", took)
+	}
+	equal(t, "processes in the container's cgroup after the answer", len(group(t, c)), before)
+	equal(t, "state", c.Status().State, runtimeapi.ContainerState_CONTAINER_RUNNING)
+}
+
+// group lists the processes in the container's cgroup.
+func group(t *testing.T, c *harness.Container) []string {
+	t.Helper()
+	return strings.Fields(readFile(t, cgroupFile(t, c, "pids", "cgroup.procs", "cgroup.procs")))
+}
+
+// TestExecAnswersWithoutTheBackground: a child that keeps the pipe does not hold
+// the answer.
+func TestExecAnswersWithoutTheBackground(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	begin := time.Now()
+	r := exec(t, c, 30*time.Second, run("hold-output")...)
+	equal(t, "stdout", r.Stdout, "done\n")
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("the answer took %v", took)
+	}
+}
+
+func TestExecInWhatDoesNotRun(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Create("c", i.Image(probe), run("exit", "0"))
+	if _, err := c.Exec(0, run("exit", "0")...); err == nil {
+		t.Error("exec in a created container succeeded")
+	}
+	c.Start()
+	c.WaitExit()
+	if _, err := c.Exec(0, run("exit", "0")...); err == nil {
+		t.Error("exec in an exited container succeeded")
+	}
+	c.ID = strings.Repeat("0", 64)
+	_, err := c.Exec(0, run("exit", "0")...)
+	equal(t, "code of an unknown container", status.Code(err), codes.NotFound)
+}
