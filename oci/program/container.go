@@ -57,7 +57,7 @@ type ContainerInput struct {
 // prepares stays outside it, and the one that executes is a child which it
 // clones at the end, when it has no more rights than the container: its pid is
 // at PageInnerPID of the report page. Those two do not share memory, nor do they
-// with the spawner (Fork): CAP_SYS_PTRACE inside reaches the memory of the inner.
+// with the spawner (Fork): CAP_SYS_PTRACE inside reaches the inner one's.
 func Container(in ContainerInput) (*Program, error) {
 	l, err := newList("container "+in.ID, in.Arch)
 	if err != nil {
@@ -71,7 +71,7 @@ func Container(in ContainerInput) (*Program, error) {
 	s := &starter{list: l, process: in.Spec.Process, linux: in.Spec.Linux, filter: in.Filter,
 		lastCap: in.LastCap, inner: c.paths[specs.PIDNamespace]}
 	l.Cgroup = in.CgroupV2
-	l.Fork = s.inner || c.walksVolumes()
+	l.Fork = s.inner
 
 	s.outside(in.TasksFDs)
 	c.join()

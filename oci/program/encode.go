@@ -88,12 +88,20 @@ func (p *Program) Encode() ([]byte, error) {
 	le.PutUint64(out[24:], p.Clone)
 	le.PutUint32(out[32:], uint32(int32(cgroup)))
 	if p.Fork {
-		out[36] = 1
+		out[36] |= flagFork
+	}
+	if p.Detached {
+		out[36] |= flagDetached
 	}
 	return append(append(out, relocs...), region...), nil
 }
 
-const flagLeave = 1
+// Flags of an op, and of the header.
+const (
+	flagLeave    = 1
+	flagFork     = 1
+	flagDetached = 2
+)
 
 func (op *Op) encode(b []byte, at, dataStart int, addReloc func(int, relocKind)) {
 	le := binary.LittleEndian
@@ -131,7 +139,7 @@ type loaded struct {
 	ops    []byte
 	clone  uint64
 	cgroup int // descriptor for CLONE_INTO_CGROUP, or -1
-	fork   bool
+	flags  byte
 }
 
 var errFlat = errors.New("cannot load program: it is not a well-formed program of this version")
@@ -158,7 +166,7 @@ func load(mem []byte, base, page uintptr, fds []int) (loaded, error) {
 			return loaded{}, errFlat
 		}
 	}
-	l := loaded{ops: region[:nops*opSize], clone: le.Uint64(mem[24:]), cgroup: -1, fork: mem[36] == 1}
+	l := loaded{ops: region[:nops*opSize], clone: le.Uint64(mem[24:]), cgroup: -1, flags: mem[36]}
 	if i := int32(le.Uint32(mem[32:])); i >= 0 {
 		if int(i) >= len(fds) {
 			return loaded{}, errFlat

@@ -32,7 +32,6 @@ type ExecInput struct {
 
 // Exec compiles the start of a process in a running container. In a pid
 // namespace of the container's it is an inner clone that executes: see Container.
-// The list walks the container's paths, so it never runs in the spawner's memory.
 func Exec(in ExecInput) (*Program, error) {
 	l, err := newList("process in container "+in.ID, in.Arch)
 	if err != nil {
@@ -44,7 +43,7 @@ func Exec(in ExecInput) (*Program, error) {
 	flags, names, inner := in.namespaces()
 	s := &starter{list: l, process: in.Process, linux: in.Spec.Linux, filter: in.Filter, lastCap: in.LastCap, inner: inner}
 	l.Cgroup = in.CgroupV2
-	l.Fork = true
+	l.Fork = inner
 
 	s.outside(in.TasksFDs)
 	l.call("enter the container", "setns", l.FD("container"), Flag(flags, names))

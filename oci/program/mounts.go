@@ -162,6 +162,9 @@ func (c *container) make(m *specs.Mount) Reg {
 		c.call("choose proc's pid namespace, which takes Linux 6.17", "fsconfig", In(fs),
 			Flag(unix.FSCONFIG_SET_FD, "FSCONFIG_SET_FD"), c.Str("pidns"), Null(), c.FD("ns.pid"))
 	}
+	if m.Source != "" {
+		data = append([]string{"source=" + m.Source}, data...) // what /proc/mounts shows
+	}
 	for _, o := range data {
 		k, v, isString := strings.Cut(o, "=")
 		cmd, value := Flag(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG"), Null()
@@ -201,26 +204,3 @@ func (c *container) controllers(m *specs.Mount, tmpfs Arg) {
 
 // readonly is a struct mount_attr that adds MOUNT_ATTR_RDONLY and keeps the rest.
 func (c *container) readonly() Arg { return c.words("{+RDONLY}", unix.MOUNT_ATTR_RDONLY, 0, 0, 0) }
-
-// walksVolumes says whether the list walks paths on mounts whose file systems
-// are strangers', and which may never answer.
-func (c *container) walksVolumes() bool {
-	p := c.spec.Process
-	walked := append(candidates(p), path.Clean("/"+p.Cwd))
-	for _, m := range c.spec.Mounts {
-		walked = append(walked, path.Clean("/"+m.Destination))
-	}
-	for _, m := range c.spec.Mounts {
-		if ofKernel(m.Type) || m.Type == "tmpfs" || m.Type == "devpts" {
-			continue
-		}
-		d := path.Clean("/" + m.Destination)
-		for i, w := range walked {
-			cwd := i == len(walked)-len(c.spec.Mounts)-1
-			if below(w, d) || cwd && w == d {
-				return true
-			}
-		}
-	}
-	return false
-}

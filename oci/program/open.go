@@ -34,8 +34,8 @@ const MaxTrees = 256
 // never return from it. For each request, in order, it sends one message on
 // reply, which TreeReply reads: with a detached mount (open_tree(2)) or a file as
 // its only descriptor, or with the error. An error that cannot be tolerated
-// (errno 64 and above: a dead FUSE, a stale NFS handle) ends the list instead; it
-// is in the report. reply should be SOCK_SEQPACKET.
+// (errno 64 and above: a dead FUSE, a stale NFS handle) ends the list and with it
+// reply instead. reply should be SOCK_SEQPACKET.
 func OpenTrees(arch string, requests []TreeRequest) (*Program, error) {
 	l, err := newList("opener", arch)
 	if err != nil {
@@ -45,7 +45,7 @@ func OpenTrees(arch string, requests []TreeRequest) (*Program, error) {
 		l.fail("%d requests, not 1 to %d", len(requests), MaxTrees)
 		return l.done()
 	}
-	l.Fork = true
+	l.Fork, l.Detached = true, true
 	l.call("unblock all signals", "rt_sigprocmask", Flag(unix.SIG_SETMASK, "SIG_SETMASK"), l.words("[]", 0), Null(), Int(8))
 	l.call("set the umask", "umask", Flag(0o022, "0022"))
 	l.call("keep the socket", "dup3", l.FD("reply"), Int(0), Int(0))

@@ -37,11 +37,14 @@ type Program struct {
 	// Cgroup names the descriptor of the cgroup v2 directory that the process is
 	// born into (CLONE_INTO_CGROUP), or is empty.
 	Cgroup string
-	// Fork asks for a copy of the spawner's memory instead of a share of it, so
-	// that the spawner does not wait for the end of the list. For lists that walk
-	// a stranger's paths and may never return, and for the first clone of a user
+	// Fork asks for a copy of the spawner's memory instead of a share of it: for
+	// lists whose process others can look into, and for the first clone of a user
 	// namespace.
 	Fork bool
+	// Detached makes the spawner not wait for the end of the list: for lists that
+	// walk a stranger's paths and may never return. It needs Fork; nobody reads
+	// its report.
+	Detached bool
 	// Ops is the list. A process that reaches its end exits with status 0.
 	Ops []Op
 

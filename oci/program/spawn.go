@@ -24,15 +24,16 @@ func clone(args *cloneArgs, size uintptr, ops *byte, n uintptr, page *byte) (r u
 // ever see another's arguments, environment or descriptors. It belongs to the
 // small process that does nothing else (oci/keeper, role spawner).
 type Spawner struct {
-	page []byte // the report page, shared with the keeper
-	args *cloneArgs
-	pid  *int32 // the pidfd's number, written by clone3
+	page  []byte // the report page, shared with the keeper
+	blind []byte // the report page of detached programs: nobody reads it
+	args  *cloneArgs
+	pid   *int32 // the pidfd's number, written by clone3
 }
 
 // NewSpawner returns a spawner that reports into page: PageSize bytes, shared
 // (MAP_SHARED), page aligned, owned by the caller and outliving the spawner.
 func NewSpawner(page []byte) *Spawner {
-	return &Spawner{page: page, args: new(cloneArgs), pid: new(int32)}
+	return &Spawner{page: page, blind: make([]byte, PageSize), args: new(cloneArgs), pid: new(int32)}
 }
 
 // A Result is how a spawn ended.
@@ -51,14 +52,15 @@ type Result struct {
 
 // Spawn makes the process that flat, a program in a private writable mapping,
 // describes. fds are the donated descriptors, all above 2, and stay the
-// caller's. It returns when the process has executed its program, has ended, or,
-// with Fork, at once; then page is where the child reports.
+// caller's. It returns when the process has executed its program or has ended,
+// or, if the program is detached, at once.
 //
 // An error means that no process was made. A failed call is a Result with an
 // errno, and its process has ended.
-func (s *Spawner) Spawn(flat []byte, fds []int, page []byte) (Result, error) {
-	if page == nil {
-		page = s.page
+func (s *Spawner) Spawn(flat []byte, fds []int) (Result, error) {
+	page := s.page
+	if len(flat) > headerSize && flat[36]&flagDetached != 0 {
+		page = s.blind
 	}
 	clear(page[:pageRegs+8*Regs])
 	l, err := load(flat, addr(flat), addr(page), fds)
@@ -72,8 +74,11 @@ func (s *Spawner) Spawn(flat []byte, fds []int, page []byte) (Result, error) {
 		parentTID:  uint64(addr(page) + PagePID),
 		exitSignal: 0, // the parent's is taken (CLONE_PARENT)
 	}
-	if !l.fork {
-		s.args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	if l.flags&flagFork == 0 {
+		s.args.flags |= unix.CLONE_VM
+	}
+	if l.flags&flagDetached == 0 {
+		s.args.flags |= unix.CLONE_VFORK
 	}
 	if l.cgroup >= 0 {
 		s.args.flags |= unix.CLONE_INTO_CGROUP
@@ -106,10 +111,10 @@ func sigmask(set, old *uint64) {
 		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
 }
 
-// result reads the report page, which is final: the child has left our memory.
+// result reads the report page, which is final: the walk is over.
 func (s *Spawner) result(l loaded, pid int, page []byte) Result {
 	res := Result{PID: pid, PidFD: int(*s.pid)}
-	if l.fork {
+	if l.flags&flagDetached != 0 {
 		return res
 	}
 	le := binary.LittleEndian

@@ -46,8 +46,11 @@ func (p *Program) writeHeader(b *strings.Builder) {
 		}
 	}
 	memory := "the spawner's, which waits"
-	if p.Fork {
-		memory = "a copy of the spawner's"
+	switch {
+	case p.Detached:
+		memory = "a copy of the spawner's, which does not wait"
+	case p.Fork:
+		memory = "a copy of the spawner's, which waits"
 	}
 	field := func(name string, values ...string) {
 		if len(values) > 0 {
