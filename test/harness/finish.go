@@ -9,15 +9,18 @@ import (
 
 // finish removes the test's pods, ends serve and keeper, and looks for what is left.
 func (i *Instance) finish() {
-	if i.proc == nil {
-		return
-	}
-	if !i.Running() {
-		i.Start() // a test that killed it leaves the cleaning to the next serve
-	}
-	i.removePods()
-	if state := i.Stop(); state.ExitCode() != 0 {
-		i.T.Errorf("serve ended with %v", state)
+	if i.conn == nil { // it was never ready; New has said so
+		if i.Running() {
+			i.Kill()
+		}
+	} else {
+		if !i.Running() {
+			i.Start() // a test that killed it leaves the cleaning to the next serve
+		}
+		i.removePods()
+		if state := i.Stop(); state.ExitCode() != 0 {
+			i.T.Errorf("serve ended with %v", state)
+		}
 	}
 	i.stopKeeper()
 	left := i.leftovers()
