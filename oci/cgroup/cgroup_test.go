@@ -100,8 +100,13 @@ func TestUnsetIsNotWritten(t *testing.T) {
 
 func TestJoinAndKillTree(t *testing.T) {
 	c := create(t, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(20))}})
-	// It forks for ever; only the limit stops it.
-	p := start(t, c, "", "/bin/bash", "-c", `echo ready; while :; do (read -t 1000 <> <(:)) & done 2>/dev/null`)
+	// Children in sessions of their own; then it forks as long as it lives, which
+	// only the limit stops.
+	p := start(t, c, "", "/bin/bash", "-c",
+		`for i in {1..5}; do setsid sleep 1000 & done; echo ready; while :; do sleep 1000 & done 2>/dev/null`)
+	if pids, err := c.Procs(); err != nil || len(pids) < 6 {
+		t.Fatalf("before kill: %v, %v", pids, err)
+	}
 	joinedEverywhere(t, c, p.Process.Pid)
 	if err := c.Kill(t.Context()); err != nil {
 		t.Fatal(err)

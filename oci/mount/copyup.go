@@ -51,8 +51,10 @@ func CopyUp(ctx context.Context, root *os.File, path, dst string) error {
 // A copier lives for one CopyUp, and so may hold its context.
 type copier struct {
 	ctx     context.Context
-	entries int
-	bytes   int64
+	entries int   // how many more
+	bytes   int64 // how many more
+	// What the kernel gives at most, XATTR_LIST_MAX and XATTR_SIZE_MAX.
+	names, value [64 << 10]byte
 }
 
 // tree copies the directory from (O_PATH) onto the directory to.
@@ -78,7 +80,7 @@ func (c *copier) dir(from *os.File, to, depth int) error {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return copyAttributes(int(from.Fd()), to)
+			return c.attributes(int(from.Fd()), to)
 		}
 		if err != nil {
 			return err
@@ -150,7 +152,7 @@ func (c *copier) file(from, to int, name string) error {
 	if err := c.content(int(source.Fd()), target); err != nil {
 		return err
 	}
-	return copyAttributes(int(source.Fd()), target)
+	return c.attributes(int(source.Fd()), target)
 }
 
 // content copies a file's data and keeps its holes: a file of 100 GB may be all
@@ -257,9 +259,9 @@ func copyOwnerAndTimes(dir int, name string, st *unix.Stat_t) error {
 	return unix.UtimesNanoAt(dir, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// copyAttributes gives the file or directory to what from has. The owner comes
+// attributes gives the file or directory to what from has. The owner comes
 // first (chown(2) clears set-id bits and capabilities), the times last.
-func copyAttributes(from, to int) error {
+func (c *copier) attributes(from, to int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return err
@@ -267,7 +269,7 @@ func copyAttributes(from, to int) error {
 	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(from, to); err != nil {
+	if err := c.xattrs(from, to); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
@@ -277,26 +279,24 @@ func copyAttributes(from, to int) error {
 	return unix.Futimes(to, tv)
 }
 
-func copyXattrs(from, to int) error {
-	list := make([]byte, 64<<10) // XATTR_LIST_MAX
-	n, err := unix.Flistxattr(from, list)
+func (c *copier) xattrs(from, to int) error {
+	n, err := unix.Flistxattr(from, c.names[:])
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
-	for _, name := range strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
+	for _, name := range strings.Split(strings.TrimRight(string(c.names[:n]), "\x00"), "\x00") {
 		// trusted.overlay.* speaks to the overlay below, not to the volume.
 		if name == "" || strings.HasPrefix(name, "trusted.") {
 			continue
 		}
-		n, err := unix.Fgetxattr(from, name, value)
+		n, err := unix.Fgetxattr(from, name, c.value[:])
 		if err != nil {
 			return fmt.Errorf("cannot read attribute %s: %w", name, err)
 		}
-		if err := unix.Fsetxattr(to, name, value[:n], 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		if err := unix.Fsetxattr(to, name, c.value[:n], 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("cannot set attribute %s: %w", name, err)
 		}
 	}

@@ -162,19 +162,27 @@ func forgetVolatile(work string) error {
 // overlayByMount is for kernels without lowerdir+. Only mount(2) takes all
 // layers there, and it attaches. So a thread takes a mount namespace of its own,
 // attaches there, and clones the mount; the thread and its namespace then end.
-func overlayByMount(lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result, 1)
+func overlayByMount(lowers []string, upper, work string, o OverlayOptions) (f *os.File, err error) {
+	onOwnThread(func() { f, err = overlayInNamespace(lowers, upper, work, o) })
+	return f, err
+}
+
+// onOwnThread runs do on a thread that ends after it, whatever do did to it.
+func onOwnThread(do func()) {
+	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		f, err := overlayInNamespace(lowers, upper, work, o)
-		done <- result{f, err}
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread never ends, and /proc/self shows its namespaces.
+			// While it is held here, do runs on another.
+			defer runtime.UnlockOSThread()
+			onOwnThread(do)
+			return
+		}
+		do()
 	}()
-	r := <-done
-	return r.f, r.err
+	<-done
 }
 
 func overlayInNamespace(lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {

@@ -1,0 +1,112 @@
+package mount
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMain checks what holds for every test: the host's mounts stay as they are,
+// and no descriptor is left open.
+func TestMain(m *testing.M) {
+	unix.Umask(0o077) // nothing may depend on it
+	before, fds := mounts(), descriptors()
+	code := m.Run()
+	if after := mounts(); after != before {
+		fmt.Printf("mounts changed from\n%s\nto\n%s\n", before, after)
+		code = 1
+	}
+	if left := descriptors(); left > fds+1 { // the poller's
+		fmt.Printf("%d descriptors are open, %d were\n", left, fds)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func mounts() string {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+func descriptors() int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		panic(err)
+	}
+	return len(entries)
+}
+
+// ok returns f, closed when the test ends, with the host's mounts unchanged.
+func ok(t testing.TB) func(*os.File, error) *os.File {
+	t.Helper()
+	before := mounts()
+	return func(f *os.File, err error) *os.File {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		if mounts() != before {
+			t.Error("the host's mounts changed")
+		}
+		return f
+	}
+}
+
+// tree makes files below a new directory: "dir/", "file=content", "link->target".
+func tree(t testing.TB, entries ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	grow(t, dir, entries...)
+	return dir
+}
+
+func grow(t testing.TB, dir string, entries ...string) {
+	t.Helper()
+	for _, e := range entries {
+		if err := plant(dir, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func plant(dir, entry string) error {
+	if name, target, ok := strings.Cut(entry, "->"); ok {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			return err
+		}
+		return os.Symlink(target, filepath.Join(dir, name))
+	}
+	if name, content, ok := strings.Cut(entry, "="); ok {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644)
+	}
+	return os.MkdirAll(filepath.Join(dir, entry), 0o755)
+}
+
+// write makes a file in a mount; it is not resolved safely.
+func write(f *os.File, name string) error {
+	fd, err := unix.Openat(int(f.Fd()), name, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func stat(t testing.TB, f *os.File, name string) unix.Stat_t {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(f.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return st
+}
