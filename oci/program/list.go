@@ -199,7 +199,11 @@ func (l *list) how(h how) Arg {
 	if h.links {
 		resolve, rname = unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS, "IN_ROOT|NO_MAGICLINKS"
 	}
-	a := l.words(fmt.Sprintf("{%s, %#o, %s}", names, h.mode, rname), flags, h.mode, resolve)
+	mode := ""
+	if h.mode != 0 {
+		mode = fmt.Sprintf("%#o, ", h.mode)
+	}
+	a := l.words("{"+names+", "+mode+rname+"}", flags, h.mode, resolve)
 	l.hows[h] = a
 	return a
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // whyColumn is where the reasons begin, for calls that are not longer.
-const whyColumn = 84
+const whyColumn = 100
 
 // cloneFlags are those that Clone may have.
 var cloneFlags = []struct {
