@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -186,12 +187,9 @@ func newArchiveSource(a archive) *archiveSource {
 // spool keeps a stream in a file without a name below dir: an archive's parts
 // are not read in the order in which they come.
 func spool(ctx context.Context, dir string, r io.Reader, limit int64) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "import-")
+	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	n, err := io.Copy(f, io.LimitReader(contextReader{ctx, r}, limit+1))
 	if err == nil && n > limit {

@@ -88,7 +88,7 @@ func transient(err error) bool {
 	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) || errors.Is(err, ErrNotFound) {
 		return false
 	}
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errStalled) || unavailable(err)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || unavailable(err)
 }
 
 // Close ends the connection. A later read opens another one.

@@ -68,9 +68,25 @@ func (r *references) stopTimers() {
 func (s *Store) Hold(holder string, layers []digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hold(holder, layers)
+}
+
+func (s *Store) hold(holder string, layers []digest.Digest) {
 	s.usage.add(layers)
-	s.usage.unhold(holder)
+	old := s.usage.unhold(holder)
 	s.usage.holders[holder] = slices.Clone(layers)
+	s.purge(s.sweep(old))
+}
+
+// HoldImage finds an image as Resolve does and holds its layers in the same
+// moment, so that no removal comes in between. ok says whether there is one.
+func (s *Store) HoldImage(holder, refOrID string) (img Image, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if img, ok = s.Resolve(refOrID); ok {
+		s.hold(holder, img.Layers)
+	}
+	return img, ok
 }
 
 // Release ends a hold. It is no error if there is none. Layers that nobody needs
@@ -81,7 +97,11 @@ func (s *Store) Release(holder string) {
 	if s.usage.closed {
 		return
 	}
-	purge := s.sweep(s.usage.unhold(holder))
+	s.purge(s.sweep(s.usage.unhold(holder)))
+}
+
+// purge deletes files in the background. Close waits for it.
+func (s *Store) purge(purge func() error) {
 	s.work.Go(func() {
 		if err := purge(); err != nil {
 			s.config.Log.Error("cannot delete unused layers", "error", err)
@@ -112,7 +132,7 @@ func (s *Store) Collect() error {
 }
 
 // sweep makes those of the layers that nobody needs unreachable. The caller
-// holds mu and calls the purge without it.
+// holds mu and calls what it returns, which deletes their files, without it.
 func (s *Store) sweep(layers []digest.Digest) (purge func() error) {
 	var purges []func() error
 	var errs []error

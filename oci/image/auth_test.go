@@ -1,0 +1,264 @@
+package image
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/oci/image/imagetest"
+)
+
+// canaries are the secrets of the tests; none may appear anywhere.
+const (
+	canaryPassword = "canary-password/+="
+	canaryIdentity = "canary-identity"
+	canaryToken    = "canary-token"
+)
+
+// forms are the five forms of credentials.
+func forms(password string) map[string]*Auth {
+	return map[string]*Auth{
+		"password": {Username: "user", Password: password},
+		"auth":     {Auth: base64.StdEncoding.EncodeToString([]byte("user:" + password))},
+		"identity": {Username: "user", IdentityToken: canaryIdentity},
+		"token":    {RegistryToken: canaryToken},
+	}
+}
+
+func TestAuthForms(t *testing.T) {
+	for name, auth := range forms(canaryPassword) {
+		for _, tokens := range []bool{false, true} {
+			if !tokens && (name == "identity" || name == "token") {
+				continue // bearer only
+			}
+			t.Run(fmt.Sprintf("%s tokens=%v", name, tokens), func(t *testing.T) {
+				l := newLab(t)
+				l.reg.BasicAuth("user", canaryPassword)
+				if tokens {
+					l.reg.TokenAuth("user", canaryPassword, canaryIdentity)
+					l.reg.AcceptToken(canaryToken)
+				}
+				l.reg.Push("app", "1", simple("x"))
+				if _, err := l.Pull(t.Context(), l.ref("app:1"), auth, nil); err != nil {
+					t.Fatal(err)
+				}
+				for _, server := range []string{l.host, "http://" + l.host, "https://" + l.host + "/v1/"} {
+					with := *auth
+					with.ServerAddress = server
+					if _, err := l.Pull(t.Context(), l.ref("app:1"), &with, nil); err != nil {
+						t.Errorf("server address %s: %v", server, err)
+					}
+				}
+				elsewhere := *auth
+				elsewhere.ServerAddress = "example.org"
+				l.reg.Mend()
+				before := len(l.reg.Requests(""))
+				if _, err := l.Pull(t.Context(), l.ref("app:1"), &elsewhere, nil); !errors.Is(err, ErrAccessDenied) {
+					t.Errorf("credentials for another registry: %v", err)
+				}
+				for _, r := range l.reg.Requests("")[before:] {
+					if r.Authorization != "" {
+						t.Errorf("credentials for another registry were sent: %+v", r)
+					}
+				}
+				if _, err := l.Pull(t.Context(), l.ref("app:1"), nil, nil); !errors.Is(err, ErrAccessDenied) {
+					t.Errorf("without credentials: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestNoSecretInErrors looks for each secret in errors, in the log and in how
+// credentials print.
+func TestNoSecretInErrors(t *testing.T) {
+	echo := func(w http.ResponseWriter, r *http.Request) {
+		// A registry that says everything that it was told.
+		w.Header().Set("Content-Type", "application/json")
+		user, password, _ := r.BasicAuth()
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `{"errors":[{"code":"DENIED","message":"%s %s %s %s"}]}`, user, password, r.Header.Get("Authorization"), r.URL)
+	}
+	signed := "/signed?X-Amz-Signature=canary-signature&token=canary-query"
+	redirect := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/signed" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		http.Redirect(w, r, signed, http.StatusTemporaryRedirect)
+	}
+	nowhere := func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://127.0.0.1:1"+signed, http.StatusTemporaryRedirect)
+	}
+	for _, tokens := range []bool{false, true} {
+		for form, auth := range forms(canaryPassword) {
+			for fault, do := range map[string]http.HandlerFunc{"echo": echo, "redirect": redirect, "nowhere": nowhere, "none": nil} {
+				t.Run(fmt.Sprintf("%s %s tokens=%v", form, fault, tokens), func(t *testing.T) {
+					l := newLab(t)
+					l.reg.BasicAuth("user", canaryPassword)
+					if tokens {
+						l.reg.TokenAuth("user", "other", "other")
+					}
+					l.reg.Push("app", "1", simple("x"))
+					for _, path := range []string{"/manifests/", "/blobs/", "/signed"} {
+						if do != nil {
+							l.reg.Break(imagetest.Fault{Path: path, Do: do})
+						}
+					}
+					_, err := l.Pull(t.Context(), l.ref("app:1"), auth, nil)
+					if err == nil && (do != nil || tokens) {
+						t.Error("it worked")
+					}
+					text := fmt.Sprintf("%v %+v %#v %s %v %+v %#v %s", err, err, err, l.log, auth, *auth, *auth, auth)
+					for _, secret := range append(auth.secrets(), "canary") {
+						if strings.Contains(text, secret) {
+							t.Errorf("%q is in %s", secret, text)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestBadAuth(t *testing.T) {
+	l := newLab(t)
+	for _, text := range []string{"%%%canary", base64.StdEncoding.EncodeToString([]byte("canary-without-colon"))} {
+		_, err := l.Pull(t.Context(), l.ref("app:1"), &Auth{Auth: text}, nil)
+		wantError(t, err, "auth is not the base64 of user:password")
+		if strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), text) {
+			t.Errorf("secret in %v", err)
+		}
+	}
+}
+
+// TestTokenServerKeepsTLS: credentials do not go from https to http because a
+// registry says so. The registry's scheme decides, so the client is asked here.
+func TestTokenServerKeepsTLS(t *testing.T) {
+	sent := false
+	client := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+		sent = true
+		return nil, errors.New("sent")
+	})}
+	host := registryHost("https", "registry.example")
+	if _, err := tokenClient(host, client).Get("http://token.example/"); err == nil || sent {
+		t.Errorf("sent: %v, %v", sent, err)
+	}
+	if _, err := tokenClient(host, client).Get("https://token.example/"); err == nil || !sent {
+		t.Errorf("https was not sent: %v", err)
+	}
+}
+
+func TestServerAddress(t *testing.T) {
+	for _, c := range []struct {
+		server, host string
+		want         bool
+	}{
+		{"", "any.example", true},
+		{"quay.io", "quay.io", true},
+		{"QUAY.io", "quay.io", true},
+		{"https://quay.io/v1/", "quay.io", true},
+		{"quay.io/team", "quay.io", true},
+		{"https://index.docker.io/v1/", "registry-1.docker.io", true},
+		{"docker.io", "registry-1.docker.io", true},
+		{"quay.io", "quay.io.evil.example", false},
+		{"quay.io", "quay.io:5000", false},
+		{"quay.io:5000", "quay.io:5000", true},
+	} {
+		if got := (credentials{auth: Auth{ServerAddress: c.server}}).isFor(c.host); got != c.want {
+			t.Errorf("%s for %s: %v", c.server, c.host, got)
+		}
+	}
+}
+
+// hostsFile writes a hosts.toml for the lab's registry or another name.
+func (l *lab) hostsFile(t *testing.T, host, content string) {
+	t.Helper()
+	dir := filepath.Join(l.config.CertsDirs[0], strings.Replace(host, ":", "_", 1)+"_")
+	if !strings.Contains(host, ":") {
+		dir = filepath.Join(l.config.CertsDirs[0], host)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestHostsFile: an upstream name is served by mirrors, in their order.
+func TestHostsFile(t *testing.T) {
+	l := newLab(t)
+	second, secondHost := serve(t)
+	built := simple("x")
+	second.Push("library/busybox", "latest", built)
+	l.hostsFile(t, "docker.io", fmt.Sprintf(`server = "http://127.0.0.1:1"
+[host."http://%s"]
+  capabilities = ["pull", "resolve"]
+[host."http://%s"]
+  capabilities = ["pull", "resolve"]
+  [host."http://%s".header]
+    X-Team = "canary"
+`, l.host, secondHost, secondHost))
+	img, err := l.Pull(t.Context(), "busybox", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.RepoTags[0] != "docker.io/library/busybox:latest" {
+		t.Errorf("tags %v", img.RepoTags)
+	}
+	first := l.reg.Requests("/v2/library/busybox/manifests/latest")
+	if len(first) == 0 || !strings.Contains(first[0].Path, "ns=docker.io") {
+		t.Errorf("the first mirror was asked so: %+v", first)
+	}
+	// It is read at every pull.
+	l.hostsFile(t, "docker.io", fmt.Sprintf("[host.%q]\n  override_path = true\n", "http://"+l.host+"/prefix/v2"))
+	l.reg.Break(imagetest.Fault{Path: "/prefix/", Status: http.StatusForbidden})
+	if _, err := l.Pull(t.Context(), "busybox:other", nil, nil); err == nil {
+		t.Error("it worked")
+	}
+	if len(l.reg.Requests("/prefix/v2/library/busybox/")) == 0 {
+		t.Error("override_path was not used")
+	}
+}
+
+// TestBrokenHostsFile: a mirror configuration that cannot be read is not passed
+// over.
+func TestBrokenHostsFile(t *testing.T) {
+	l := newLab(t)
+	l.reg.Push("app", "1", simple("x"))
+	l.hostsFile(t, l.host, "[host.\n")
+	wantError(t, l.pullError(t, "app:1", nil), "hosts.toml")
+	if n := len(l.reg.Requests("")); n > 0 {
+		t.Errorf("%d requests went past the mirror", n)
+	}
+}
+
+// TestMirrorHeadersStay: headers of hosts.toml are for the mirror, not for where
+// it redirects to.
+func TestMirrorHeadersStay(t *testing.T) {
+	l := newLab(t)
+	store, storeHost := serve(t)
+	built := simple("x")
+	l.reg.Push("app", "1", built)
+	store.Push("app", "1", built)
+	got := make(chan http.Header, 10)
+	blob := built.Blob(built.Manifest.Layers[0].Digest)
+	store.Break(imagetest.Fault{Path: built.Manifest.Layers[0].Digest.String(), Do: func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Header
+		_, _ = w.Write(blob)
+	}})
+	l.hostsFile(t, "example.org", fmt.Sprintf("[host.%q]\n  [host.%q.header]\n    X-Secret = \"canary\"\n", "http://"+l.host, "http://"+l.host))
+	l.reg.Break(imagetest.Fault{Path: "/blobs/", Redirect: "http://" + storeHost})
+	if _, err := l.Pull(t.Context(), "example.org/app:1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if h := <-got; h.Get("X-Secret") != "" {
+		t.Error("the header went to the blob store")
+	}
+}

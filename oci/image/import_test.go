@@ -1,0 +1,162 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/oci/image/imagetest"
+)
+
+func rootContext() context.Context { return context.Background() }
+
+// extract writes a tar archive's files into a new directory.
+func extract(t *testing.T, r io.Reader) string {
+	t.Helper()
+	dir := t.TempDir()
+	for tr := tar.NewReader(r); ; {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return dir
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, hdr.Name)
+		data, err := io.ReadAll(tr)
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, data, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func layoutDir(t *testing.T, img *imagetest.Image) string {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := img.OCILayoutTar(&buf, "example.org/app:1"); err != nil {
+		t.Fatal(err)
+	}
+	return extract(t, &buf)
+}
+
+func TestImportDirectory(t *testing.T) {
+	l := newLab(t)
+	built := imagetest.New().Compression(imagetest.Zstd).File("/f", 0o644, []byte("x")).Build()
+	images, err := l.Import(t.Context(), layoutDir(t, built), ImportOptions{})
+	if err != nil || len(images) != 1 || images[0].ID != built.ID() || l.content(t, images[0], "f") != "x" {
+		t.Fatalf("%+v, %v", images, err)
+	}
+}
+
+func TestImportIndex(t *testing.T) {
+	l := newLab(t)
+	here := simple("here")
+	images, err := l.Import(t.Context(), layoutDir(t, imagetest.Index(forPlatform("linux", "s390x", "x"), here)), ImportOptions{})
+	if err != nil || len(images) != 1 || images[0].ID != here.ID() {
+		t.Fatalf("%+v, %v", images, err)
+	}
+}
+
+// TestImportLinks: a layout directory's links do not lead outside.
+func TestImportLinks(t *testing.T) {
+	l := newLab(t)
+	built := simple("x")
+	dir := layoutDir(t, built)
+	blob := filepath.Join(dir, "blobs/sha256", built.Manifest.Layers[0].Digest.Encoded())
+	outside := filepath.Join(t.TempDir(), "layer")
+	if err := errors.Join(os.Rename(blob, outside), os.Symlink(outside, blob)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Import(t.Context(), dir, ImportOptions{})
+	wantError(t, err, "cannot import image")
+	if len(l.List()) != 0 {
+		t.Error("imported through a link")
+	}
+}
+
+func TestImportErrors(t *testing.T) {
+	l := newLab(t)
+	built := simple("x")
+	for name, c := range map[string]struct {
+		change func(dir string) error
+		want   string
+	}{
+		"no index":   {func(dir string) error { return os.Remove(filepath.Join(dir, "index.json")) }, "neither an OCI image layout"},
+		"no blob":    {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "blobs")) }, "archive has no content"},
+		"index":      {func(dir string) error { return os.WriteFile(filepath.Join(dir, "index.json"), []byte("["), 0o644) }, "cannot read index.json"},
+		"no image":   {func(dir string) error { return os.WriteFile(filepath.Join(dir, "index.json"), []byte("{}"), 0o644) }, "lists no image"},
+		"huge index": {func(dir string) error { return os.Truncate(filepath.Join(dir, "index.json"), maxManifest+1) }, "are not read"},
+		"wrong blob": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "blobs/sha256", built.Manifest.Config.Digest.Encoded()), []byte("{}"), 0o644)
+		}, "EOF"},
+	} {
+		dir := layoutDir(t, built)
+		if err := c.change(dir); err != nil {
+			t.Fatal(err)
+		}
+		_, err := l.Import(t.Context(), dir, ImportOptions{})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", name, err, c.want)
+		}
+	}
+	if _, err := l.Import(t.Context(), "/nonexistent", ImportOptions{}); err == nil {
+		t.Error("imported nothing")
+	}
+	if _, err := l.ImportStream(t.Context(), strings.NewReader("no archive"), ImportOptions{}); err == nil {
+		t.Error("imported text")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.ImportStream(ctx, bytes.NewReader(nil), ImportOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if len(l.List()) != 0 {
+		t.Errorf("list %v", l.List())
+	}
+}
+
+// TestImportDockerLinks: docker save links layers that images share; and layers
+// may be compressed.
+func TestImportDockerLinks(t *testing.T) {
+	built := simple("x")
+	layer := built.Blob(built.Manifest.Layers[0].Digest) // gzip
+	config := built.Blob(built.Manifest.Config.Digest)
+	manifest, err := json.Marshal([]dockerManifest{{Config: "config.json", RepoTags: []string{"app:1"}, Layers: []string{"two/layer.tar"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range []struct {
+		hdr  tar.Header
+		data []byte
+	}{
+		{tar.Header{Typeflag: tar.TypeReg, Name: "./one/layer.tar"}, layer},
+		{tar.Header{Typeflag: tar.TypeSymlink, Name: "two/layer.tar", Linkname: "../one/layer.tar"}, nil},
+		{tar.Header{Typeflag: tar.TypeReg, Name: "config.json"}, config},
+		{tar.Header{Typeflag: tar.TypeReg, Name: "manifest.json"}, manifest},
+	} {
+		e.hdr.Size, e.hdr.Mode = int64(len(e.data)), 0o644
+		if err := w.WriteHeader(&e.hdr); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(e.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t)
+	images, err := l.ImportStream(t.Context(), &buf, ImportOptions{})
+	if err != nil || len(images) != 1 || images[0].ID != built.ID() || l.content(t, images[0], "file") != "x" {
+		t.Fatalf("%+v, %v", images, err)
+	}
+}
