@@ -2,8 +2,10 @@ package program
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -353,4 +355,73 @@ func readTerminal(t *testing.T, master *os.File, r *run) []byte {
 	line := must[[]byte](t)(bufio.NewReader(master).ReadBytes('\n'))
 	r.wait()
 	return line
+}
+
+// TestCgroupMounts puts hierarchies into the tmpfs of a cgroup v1 mount, joins by
+// tasks files, and makes a cgroup v2 mount. The kernel treats all mounts alike,
+// so any will do for the hierarchies.
+func TestCgroupMounts(t *testing.T) {
+	s := newScene(t)
+	in := s.container()
+	in.TasksFDs = []string{"tasks.a"}
+	tasks := s.memfd(nil)
+	s.fds["tasks.a"] = tasks
+	in.UnshareCgroup = true
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "cgroup", Destination: "/sys/fs/cgroup"})
+	in.CgroupMounts = []string{"cgroup.cpu,cpuacct", "cgroup.pids"}
+	s.giveFS("mount.5", "tmpfs", "mode", "755")
+	s.giveFS("cgroup.cpu,cpuacct", "tmpfs")
+	s.giveFS("cgroup.pids", "tmpfs")
+	p := compile(t, in)
+	equal(t, "cgroup namespace of the clone", p.Clone&unix.CLONE_NEWCGROUP, uint64(0))
+	st := s.spawn(p).probe(s)
+	for _, target := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/pids"} {
+		if m := st.Mount(target); m == nil || !strings.HasPrefix(m.Options, "ro,") {
+			t.Errorf("%s is not mounted read-only: %+v", target, m)
+		}
+	}
+	content := make([]byte, 8)
+	n, _ := tasks.ReadAt(content, 0)
+	equal(t, "what was written to tasks", string(content[:n]), "0")
+	if st.Namespaces["cgroup"] == namespace(t, "cgroup") {
+		t.Error("the cgroup namespace is the host's")
+	}
+
+	s = newScene(t)
+	in = s.container()
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: []string{"nosuid"}})
+	st = s.spawn(compile(t, in)).probe(s)
+	if m := st.Mount("/sys/fs/cgroup"); m == nil || m.FSType != "cgroup2" || m.Options != "ro,nosuid,relatime" || m.Source != "cgroup" {
+		t.Errorf("cgroup v2 mount: %+v", m)
+	}
+}
+
+// TestCwdOfUser has a working directory that is closed to root, here a root
+// without CAP_DAC_OVERRIDE: it is entered as the user.
+func TestCwdOfUser(t *testing.T) {
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir = filepath.Join(dir, "own")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 1000, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	l := must[*list](t)(newList("test", hostArch))
+	s := &starter{list: l, process: &specs.Process{Cwd: dir, User: specs.User{UID: 1000, GID: 1000}}}
+	l.call("go to the root", "chdir", l.Str("/"))
+	few := capSet(1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID)
+	s.capset("close the directory", caps{effective: few, permitted: few})
+	s.enterCwd()
+	s.user()
+	l.call("make a directory here", "mkdirat", cwd, l.Str("made"), Int(0o755))
+	sc := newScene(t)
+	r := sc.spawn(must[*Program](t)(l.done()))
+	r.wait()
+	equal(t, "failure", r.failure(), "")
+	if _, err := os.Stat(filepath.Join(dir, "made")); err != nil {
+		t.Error(err)
+	}
 }

@@ -218,16 +218,24 @@ func (l *list) openat2(r Reg, why string, dir Arg, rel string, h how) *Op {
 // inRoot makes a path of the container relative to its root, which is the
 // working directory of whoever resolves it.
 func inRoot(p string) string {
-	rel := strings.TrimPrefix(path.Clean("/"+p), "/")
-	if rel == "" {
+	if p = clean(p); p == "/" {
 		return "."
 	}
-	return rel
+	return p[1:]
+}
+
+// clean makes a path of the container absolute and canonical.
+func clean(p string) string {
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	return path.Clean(p)
 }
 
 // below says whether p is inside directory dir; both are absolute.
 func below(p, dir string) bool {
-	return len(p) > len(dir) && strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+	dir = strings.TrimSuffix(dir, "/")
+	return len(p) > len(dir)+1 && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
 
 // plain makes a stranger's string fit for one line of text.

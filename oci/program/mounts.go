@@ -2,7 +2,6 @@ package program
 
 import (
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -30,7 +29,7 @@ func (in *ContainerInput) Made(i int) bool {
 func (c *container) mounts() {
 	var proc []int
 	for i, m := range c.spec.Mounts {
-		switch dest := path.Clean("/" + m.Destination); {
+		switch dest := clean(m.Destination); {
 		case dest == "/":
 			c.fail("mount %d has the destination /, which is the root file system's", i)
 		case below(dest, "/proc"):
@@ -57,7 +56,7 @@ func (c *container) mounts() {
 // mount puts mount i of the spec where it belongs.
 func (c *container) mount(i int) {
 	m := &c.spec.Mounts[i]
-	dest := path.Clean("/" + m.Destination)
+	dest := clean(m.Destination)
 	at := mountPoint{dest: dest, file: c.in.FileMounts[i], parent: c.parent(dest, i), what: plain(m.Type)}
 	if m.Source != "" && m.Source != m.Type {
 		at.what += " " + plain(m.Source)
@@ -88,7 +87,7 @@ type mountPoint struct {
 func (c *container) parent(dest string, n int) string {
 	best, kind := "", ""
 	for _, m := range c.spec.Mounts[:n] {
-		if d := path.Clean("/" + m.Destination); below(dest, d) && len(d) >= len(best) {
+		if d := clean(m.Destination); d != "/" && below(dest, d) && len(d) >= len(best) {
 			best, kind = d, m.Type
 		}
 	}
@@ -129,17 +128,20 @@ func (c *container) moveMount(why string, mount Arg, to Reg) *Op {
 // makePoint makes what is missing of a mount point inside another mount. Each
 // name is made in a directory that was resolved inside the root.
 func (c *container) makePoint(at mountPoint) {
-	names := strings.Split(inRoot(at.dest), "/")
-	dir := c.reg()
-	for i := len(strings.Split(inRoot(at.parent), "/")); i < len(names); i++ {
-		parent := path.Join(names[:i]...)
+	rel, dir := inRoot(at.dest), c.reg()
+	for end := len(inRoot(at.parent)); end < len(rel); {
+		start := end + 1
+		parent := rel[:end]
+		if end = strings.IndexByte(rel[start:], '/') + start; end < start {
+			end = len(rel)
+		}
 		c.openat2(dir, "find /"+plain(parent), cwd, parent, howDir)
-		why := "make /" + plain(path.Join(names[:i+1]...))
+		why, name := "make /"+plain(rel[:end]), rel[start:end]
 		var op *Op
-		if at.file && i == len(names)-1 {
-			op = c.call(why, "mknodat", In(dir), c.text(names[i]), Flag(unix.S_IFREG|0o644, "S_IFREG|0644"), Int(0))
+		if at.file && end == len(rel) {
+			op = c.call(why, "mknodat", In(dir), c.text(name), Flag(unix.S_IFREG|0o644, "S_IFREG|0644"), Int(0))
 		} else {
-			op = c.call(why, "mkdirat", In(dir), c.text(names[i]), Flag(0o755, "0755"))
+			op = c.call(why, "mkdirat", In(dir), c.text(name), Flag(0o755, "0755"))
 		}
 		op.Tolerate = errnos(unix.EEXIST, unix.EROFS)
 		c.call("close it", "close", In(dir))
@@ -189,7 +191,7 @@ func (c *container) controllers(m *specs.Mount, tmpfs Arg) {
 		if controller == "" || strings.Contains(controller, "/") {
 			c.fail("CgroupMounts: %q is not cgroup.<controller>", name)
 		}
-		where := plain(path.Join(path.Clean("/"+m.Destination), controller))
+		where := plain(clean(m.Destination) + "/" + controller)
 		c.call("make "+where, "mkdirat", tmpfs, c.text(controller), Flag(0o755, "0755")).Tolerate = errnos(unix.EEXIST)
 		if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
 			c.call("make "+where+" read-only", "mount_setattr", c.FD(name), c.Str(""), Flag(empty, emptyName), c.readonly(), Int(32))

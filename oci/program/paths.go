@@ -1,8 +1,6 @@
 package program
 
 import (
-	"path"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +67,7 @@ var absent = errnos(unix.ENOENT, unix.ENOTDIR)
 // of its mount.
 func (c *container) readonlyPath(p string) {
 	at, tree := c.reg(), c.reg()
-	name := plain(path.Clean("/" + p))
+	name := plain(clean(p))
 	c.openat2(at, "find "+name+" to make it read-only", cwd, inRoot(p), howAny).Tolerate = absent
 	c.when(at, func() {
 		c.call("clone "+name, "open_tree", In(at), c.Str(""),
@@ -96,7 +94,7 @@ func (c *container) maskedPaths(paths []string) {
 	dirMask, fileMask := c.spare("mask.dir"), c.spare("mask.file")
 	dir, file := c.reg(), c.reg()
 	for _, p := range paths {
-		name, rel := plain(path.Clean("/"+p)), inRoot(p)
+		name, rel := plain(clean(p)), inRoot(p)
 		c.openat2(dir, "find directory "+name+" to mask it", cwd, rel, howDir).Tolerate = absent
 		none := c.call("say that there is no file yet", "close", Int(-1))
 		none.Dst, none.Tolerate = file, errnos(unix.EBADF)

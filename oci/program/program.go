@@ -96,7 +96,8 @@ const (
 	argPage                // an offset into the report page, to become an address
 )
 
-// An Arg is one argument of a call, with the text a person reads.
+// An Arg is one argument of a call, with the text a person reads if Text cannot
+// tell that from the rest.
 type Arg struct {
 	kind  argKind
 	value uint64
@@ -136,16 +137,16 @@ func Flag(v uint64, name string) Arg { return Arg{argInt, v, name} }
 func Null() Arg { return Arg{argInt, 0, "NULL"} }
 
 // In is the content of register r, shown as $r.
-func In(r Reg) Arg { return Arg{argReg, uint64(r - 1), "$" + strconv.Itoa(int(r))} }
+func In(r Reg) Arg { return Arg{argReg, uint64(r - 1), ""} }
 
 // FD is the donated descriptor of that name, shown as <name>.
 func (p *Program) FD(name string) Arg {
-	return Arg{argFD, uint64(p.fdIndex(name)), "<" + name + ">"}
+	return Arg{argFD, uint64(p.fdIndex(name)), ""}
 }
 
 // Str is the address of a NUL-terminated string.
 func (p *Program) Str(s string) Arg {
-	return Arg{argData, uint64(p.str(s)), strconv.Quote(s)}
+	return Arg{argData, uint64(p.str(s)), ""}
 }
 
 // Bytes is the address of b, 8-byte aligned; text is what a person reads.

@@ -31,7 +31,7 @@ func (p *Program) Text() string {
 	p.writeHeader(&b)
 	names := tableOf(abis[p.Arch]).names
 	for i := range p.Ops {
-		line := p.Ops[i].text(names)
+		line := p.opText(&p.Ops[i], names)
 		fmt.Fprintf(&b, "%-*s  # %s\n", whyColumn, line, p.Ops[i].Why)
 	}
 	return b.String()
@@ -88,8 +88,7 @@ func (p *Program) strings(text string, show func(string) string) []string {
 				continue
 			}
 			for at := a.value; addresses[at]; at += 8 {
-				s := p.data[binary.LittleEndian.Uint64(p.data[at:]):]
-				list = append(list, show(string(s[:bytes.IndexByte(s, 0)])))
+				list = append(list, show(p.stringAt(binary.LittleEndian.Uint64(p.data[at:]))))
 			}
 			return list
 		}
@@ -97,7 +96,26 @@ func (p *Program) strings(text string, show func(string) string) []string {
 	return nil
 }
 
-func (op *Op) text(names map[int]string) string {
+func (p *Program) stringAt(off uint64) string {
+	s := p.data[off:]
+	return string(s[:bytes.IndexByte(s, 0)])
+}
+
+func (p *Program) argText(a Arg) string {
+	switch {
+	case a.text != "":
+		return a.text
+	case a.kind == argReg:
+		return fmt.Sprintf("$%d", a.value+1)
+	case a.kind == argFD:
+		return "<" + p.fds[a.value] + ">"
+	case a.kind == argData:
+		return fmt.Sprintf("%q", p.stringAt(a.value))
+	}
+	return fmt.Sprint(a.value)
+}
+
+func (p *Program) opText(op *Op, names map[int]string) string {
 	var b strings.Builder
 	switch {
 	case op.If > 0:
@@ -120,7 +138,7 @@ func (op *Op) text(names map[int]string) string {
 	}
 	args := make([]string, n)
 	for i := range args {
-		args[i] = op.Args[i].text
+		args[i] = p.argText(op.Args[i])
 	}
 	fmt.Fprintf(&b, "(%s)", strings.Join(args, ", "))
 	if op.Tolerate != 0 {
