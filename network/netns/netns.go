@@ -18,8 +18,9 @@ import (
 )
 
 // Options says which namespaces a pod has and what is in them from the start.
-// A network namespace is always made.
 type Options struct {
+	// NoNet makes no network namespace: the pod is on the node's network.
+	NoNet bool
 	// IPC and UTS ask for these namespaces too.
 	IPC, UTS bool
 	// Hostname is set in the new UTS namespace; empty keeps the host's name.
@@ -32,7 +33,7 @@ type Options struct {
 }
 
 // A Set holds a pod's namespaces. The files are the caller's, close-on-exec, and
-// keep the namespaces alive; IPC and UTS are nil where not asked for.
+// keep the namespaces alive; those not asked for are nil.
 type Set struct {
 	Net, IPC, UTS *os.File
 }
@@ -133,7 +134,10 @@ func build(opts Options) (*Set, error) {
 }
 
 func (o Options) flags() int {
-	flags := unix.CLONE_NEWNET
+	flags := 0
+	if !o.NoNet {
+		flags |= unix.CLONE_NEWNET
+	}
 	if o.IPC {
 		flags |= unix.CLONE_NEWIPC
 	}
@@ -165,7 +169,7 @@ func open(opts Options) (*Set, error) {
 		name string
 		file **os.File
 		want bool
-	}{{"net", &set.Net, true}, {"ipc", &set.IPC, opts.IPC}, {"uts", &set.UTS, opts.UTS}}
+	}{{"net", &set.Net, !opts.NoNet}, {"ipc", &set.IPC, opts.IPC}, {"uts", &set.UTS, opts.UTS}}
 	for _, w := range wanted {
 		if !w.want {
 			continue
@@ -183,8 +187,10 @@ func open(opts Options) (*Set, error) {
 
 // furnish sets what a pod finds in its namespaces, from inside them.
 func furnish(opts Options) error {
-	if err := loopbackUp(); err != nil {
-		return err
+	if !opts.NoNet {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
 	}
 	if opts.Hostname != "" {
 		if err := unix.Sethostname([]byte(opts.Hostname)); err != nil {

@@ -22,12 +22,13 @@ var ErrKeeperLost = errors.New("the keeper died meanwhile")
 // holds a duplicate of every descriptor that the keeper keeps (double custody).
 // When the keeper dies, the client starts another and hands all of them over.
 type Client struct {
-	cfg    Config
-	onExit func(Item)
+	cfg Config
 
-	mu    sync.Mutex
-	link  *link
-	items map[string]*Kept
+	mu     sync.Mutex
+	link   *link
+	items  map[string]*Kept
+	onExit func(Item)
+	early  []Item // exits before Notify
 
 	closing chan struct{}
 	done    sync.WaitGroup
@@ -41,9 +42,6 @@ type Config struct {
 	LogPath string
 	// Binary is the path of the binary to start it from.
 	Binary string
-	// OnExit is called, from one goroutine, with each item that has exited,
-	// Exit set. It must not block.
-	OnExit func(Item)
 }
 
 // Kept is an item with the daemon's own duplicates of its descriptors, by name.
@@ -55,7 +53,7 @@ type Kept struct {
 // Dial connects to the keeper, starting one if there is none, and takes
 // duplicates of everything it keeps.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	c := &Client{cfg: cfg, onExit: cfg.OnExit, items: map[string]*Kept{}, closing: make(chan struct{})}
+	c := &Client{cfg: cfg, items: map[string]*Kept{}, closing: make(chan struct{})}
 	l, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -234,8 +232,26 @@ func (c *Client) exited(item Item) {
 			k.close()
 		}
 	}
+	f := c.onExit
+	if f == nil {
+		c.early = append(c.early, item)
+	}
 	c.mu.Unlock()
-	c.onExit(item)
+	if f != nil {
+		f(item)
+	}
+}
+
+// Notify has f called with each item that has exited, Exit set, and with those
+// of before. f must not block.
+func (c *Client) Notify(f func(Item)) {
+	c.mu.Lock()
+	early := c.early
+	c.early, c.onExit = nil, f
+	c.mu.Unlock()
+	for _, item := range early {
+		f(item)
+	}
 }
 
 func (k *Kept) close() {
@@ -300,6 +316,8 @@ type CallError struct {
 	Why     string
 	Errno   syscall.Errno
 	Stuck   bool
+	// Execve says that it was execve(2): all before it went well.
+	Execve bool
 }
 
 func (e *CallError) Error() string {
@@ -364,7 +382,7 @@ func (c *Client) spawn(ctx context.Context, m *message, s Spawn, keep []int) (in
 		}
 		fds = append(fds, int(f.Fd()))
 	}
-	m.Donated, m.Fork, m.Timeout = len(fds)-1, s.Program.Fork, int(s.Timeout/time.Millisecond)
+	m.Donated, m.Detached, m.Timeout = len(fds)-1, s.Program.Detached, int(s.Timeout/time.Millisecond)
 	reply, got, err := c.current().ask(ctx, m, append(fds, keep...))
 	if err == nil && reply.Result != nil && reply.Result.Errno != 0 {
 		closeAll(got)
@@ -374,7 +392,7 @@ func (c *Client) spawn(ctx context.Context, m *message, s Spawn, keep []int) (in
 		closeAll(got)
 		return 0, nil, fmt.Errorf("cannot start %s: %w", s.Program.Name, err)
 	}
-	if s.Program.Fork {
+	if s.Program.Detached {
 		return 0, nil, nil
 	}
 	if len(got) != 1 {
@@ -389,11 +407,11 @@ func callError(p *program.Program, r *spawnResult) error {
 	if r.Stuck {
 		op = len(p.Ops) - r.Op
 	}
-	why := "finish its program"
+	e := &CallError{Program: p.Name, Why: "finish its program", Errno: syscall.Errno(r.Errno), Stuck: r.Stuck}
 	if op >= 0 && op < len(p.Ops) {
-		why = p.Ops[op].Why
+		e.Why, e.Execve = p.Ops[op].Why, p.Ops[op].Nr == unix.SYS_EXECVE
 	}
-	return &CallError{Program: p.Name, Why: why, Errno: syscall.Errno(r.Errno), Stuck: r.Stuck}
+	return e
 }
 
 // seal puts a program into a memfd that nobody can change any more.
@@ -420,7 +438,7 @@ func seal(p *program.Program) (*os.File, error) {
 }
 
 // Run makes a process that nobody keeps and that reports by its own means: an
-// opener (Fork).
+// opener (a detached program).
 func (c *Client) Run(ctx context.Context, p *program.Program, fds map[string]*os.File) error {
 	_, _, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &Item{}}, Spawn{Program: p, FDs: fds}, nil)
 	return err

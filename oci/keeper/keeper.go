@@ -164,7 +164,7 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 	if res.prepared > 0 {
 		reapPID(res.prepared)
 	}
-	if err != nil || res.Errno != 0 || m.Fork || res.pidfd < 0 {
+	if err != nil || res.Errno != 0 || m.Detached || res.pidfd < 0 {
 		closeAll(kept)
 		if res.pidfd >= 0 {
 			k.reapLater(res)
@@ -202,7 +202,7 @@ func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
 	if err := unix.Fstat(fds[0], &st); err != nil {
 		return spawned{pidfd: -1}, fmt.Errorf("cannot stat program: %w", err)
 	}
-	return k.pool.run(ctx, int(st.Size), m.Fork, fds)
+	return k.pool.run(ctx, int(st.Size), fds)
 }
 
 // reapLater reaps a child that nobody asks for: it failed, or it is an opener.

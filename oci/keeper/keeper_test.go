@@ -88,11 +88,12 @@ func (f *fixture) dial() {
 		f.t.Fatal(err)
 	}
 	c, err := Dial(context.Background(), Config{Socket: filepath.Join(f.dir, "k.sock"), LogPath: filepath.Join(f.dir, "keeper.log"),
-		Binary: exe, OnExit: func(i Item) { f.exit(i.ID) <- i }})
+		Binary: exe})
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(f.dir, "keeper.log"))
 		f.t.Fatalf("%v\n%s", err, log)
 	}
+	c.Notify(func(i Item) { f.exit(i.ID) <- i })
 	f.Client = c
 }
 

@@ -193,12 +193,12 @@ type spawned struct {
 // run gives a program to a spawner and returns what became of it. fds, the
 // program's own first, stay the caller's. When ctx ends first, the result says
 // at which call the child stands, and the child is killed.
-func (p *pool) run(ctx context.Context, size int, fork bool, fds []int) (spawned, error) {
+func (p *pool) run(ctx context.Context, size int, fds []int) (spawned, error) {
 	s, err := p.take(ctx)
 	if err != nil {
 		return spawned{pidfd: -1}, err
 	}
-	if err := s.order(size, fork, fds); err != nil {
+	if err := s.order(size, fds); err != nil {
 		p.discard(s)
 		return spawned{pidfd: -1}, err
 	}
@@ -277,12 +277,9 @@ func pagePID(page []byte) int {
 	return int(binary.LittleEndian.Uint32(page[program.PagePID:]))
 }
 
-func (s *spawner) order(size int, fork bool, fds []int) error {
+func (s *spawner) order(size int, fds []int) error {
 	var b [orderSize]byte
 	order := uint64(size) | uint64(len(fds))<<32
-	if fork {
-		order |= 1 << 63
-	}
 	binary.LittleEndian.PutUint64(b[:], order)
 	for first := true; first || len(fds) > 0; first = false {
 		n := min(len(fds), fdsPerPart)

@@ -104,18 +104,19 @@ type spawnResult struct {
 }
 
 type message struct {
-	Seq     uint64       `json:"seq,omitempty"`
-	Verb    string       `json:"verb,omitempty"`
-	Version int          `json:"version,omitempty"`
-	PID     int          `json:"pid,omitempty"`
-	Item    *Item        `json:"item,omitempty"`
-	Names   []string     `json:"close,omitempty"`
-	FDs     int          `json:"fds,omitempty"`     // how many descriptors belong to this message
-	Donated int          `json:"donated,omitempty"` // spawn: how many of them, after the program, it uses
-	Fork    bool         `json:"fork,omitempty"`
-	Timeout int          `json:"timeout_ms,omitempty"`
-	Result  *spawnResult `json:"result,omitempty"`
-	Err     string       `json:"err,omitempty"`
+	Seq     uint64   `json:"seq,omitempty"`
+	Verb    string   `json:"verb,omitempty"`
+	Version int      `json:"version,omitempty"`
+	PID     int      `json:"pid,omitempty"`
+	Item    *Item    `json:"item,omitempty"`
+	Names   []string `json:"close,omitempty"`
+	FDs     int      `json:"fds,omitempty"`     // how many descriptors belong to this message
+	Donated int      `json:"donated,omitempty"` // spawn: how many of them, after the program, it uses
+	// Detached: the process is nobody's item, and reports by its own means.
+	Detached bool         `json:"detached,omitempty"`
+	Timeout  int          `json:"timeout_ms,omitempty"`
+	Result   *spawnResult `json:"result,omitempty"`
+	Err      string       `json:"err,omitempty"`
 }
 
 const (

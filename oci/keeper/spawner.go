@@ -43,11 +43,7 @@ func RunSpawner() error {
 		return fmt.Errorf("cannot map report page: %w", err)
 	}
 	unix.Close(spawnerPage)
-	private, err := unix.Mmap(-1, 0, program.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return fmt.Errorf("cannot map page: %w", err)
-	}
-	s := spawnerProcess{spawner: program.NewSpawner(page), forkPage: private,
+	s := spawnerProcess{spawner: program.NewSpawner(page),
 		conn: &conn{fd: spawnerSocket, buf: make([]byte, orderSize), oob: make([]byte, unix.CmsgSpace(4*253))}}
 	for {
 		if err := s.serve(); err != nil {
@@ -77,9 +73,8 @@ func defaultSignals() error {
 }
 
 type spawnerProcess struct {
-	spawner  *program.Spawner
-	conn     *conn
-	forkPage []byte
+	spawner *program.Spawner
+	conn    *conn
 }
 
 // serve does one order.
@@ -93,7 +88,7 @@ func (s *spawnerProcess) serve() error {
 		return fmt.Errorf("cannot read order: it has %d bytes", n)
 	}
 	order := binary.LittleEndian.Uint64(s.conn.buf)
-	size, total, fork := int(order&0xffffffff), int(order>>32&0xffff), order>>63 == 1
+	size, total := int(order&0xffffffff), int(order>>32)
 	for len(fds) < total {
 		_, more, err := s.conn.part()
 		if err != nil {
@@ -109,11 +104,7 @@ func (s *spawnerProcess) serve() error {
 		return fmt.Errorf("cannot map program: %w", err)
 	}
 	defer unix.Munmap(flat)
-	var page []byte
-	if fork {
-		page = s.forkPage
-	}
-	res, err := s.spawner.Spawn(flat, fds[1:], page)
+	res, err := s.spawner.Spawn(flat, fds[1:])
 	if res.PidFD >= 0 {
 		defer unix.Close(res.PidFD)
 	}

@@ -23,6 +23,11 @@ TEXT ·reaper(SB),NOSPLIT|NOFRAME,$0-0
 	MOVL $157, AX                // prctl
 	SYSCALL
 
+	MOVL $4, DI                  // PR_SET_DUMPABLE: nobody of this uid may trace it
+	XORL SI, SI
+	MOVL $157, AX                // prctl
+	SYSCALL
+
 	XORL DI, DI                  // SIG_BLOCK
 	LEAQ -8(SP), SI
 	XORL DX, DX

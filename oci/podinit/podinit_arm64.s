@@ -28,6 +28,11 @@ TEXT ·reaper(SB),NOSPLIT|NOFRAME,$0-0
 	MOVD $167, R8                // prctl
 	SVC
 
+	MOVD $4, R0                  // PR_SET_DUMPABLE: nobody of this uid may trace it
+	MOVD $0, R1
+	MOVD $167, R8                // prctl
+	SVC
+
 	MOVD $0, R0                  // SIG_BLOCK
 	ADD  $24, R9, R1
 	MOVD $0, R2

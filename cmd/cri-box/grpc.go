@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cri-box/cri-box/cri"
+	"google.golang.org/grpc"
+)
+
+// maxRequest is the largest CRI message that is taken, in bytes; the kubelet's
+// own limit is the same.
+const maxRequest = 16 << 20
+
+// stopBound is how long calls under way have when the daemon is told to end.
+const stopBound = 5 * time.Second
+
+var errRecovering = errors.New("cri-box is reading its records")
+
+func (d *daemon) newServer() *grpc.Server {
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxRequest),
+		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered))
+	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Network: d.network.Ready, Ready: d.ready,
+		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), Info: d.info}).Register(server)
+	return server
+}
+
+func (d *daemon) ready() error {
+	if !d.recovered.Load() {
+		return errRecovering
+	}
+	return nil
+}
+
+// waitRecovered holds back what needs pods until they are known.
+func (d *daemon) waitRecovered(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	switch info.FullMethod {
+	case "/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/Status", "/runtime.v1.RuntimeService/RuntimeConfig":
+		return next(ctx, req)
+	}
+	select {
+	case <-d.gate:
+		return next(ctx, req)
+	case <-ctx.Done():
+		return nil, errors.Join(errRecovering, ctx.Err())
+	}
+}
+
+// info is what crictl info shows more.
+func (d *daemon) info() map[string]string {
+	config, err := json.Marshal(map[string]any{"sandboxImage": "", "root": d.root, "state": d.state, "cgroupMode": d.groups.Mode,
+		"keeperPid": d.keeper.PID(), "instance": d.instance()})
+	if err != nil {
+		slog.Error("cannot encode info", "err", err)
+		return nil
+	}
+	cni := "OK"
+	if err := d.network.Ready(); err != nil {
+		cni = err.Error()
+	}
+	return map[string]string{"config": string(config), "lastCNILoadStatus": cni}
+}
+
+func (d *daemon) stop(server *grpc.Server) {
+	done := make(chan struct{})
+	go func() { server.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(stopBound):
+		server.Stop()
+	}
+}
+
+// notify tells systemd, or whoever started us, about our state (sd_notify(3)).
+func notify(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if strings.HasPrefix(path, "@") {
+		path = "\x00" + path[1:]
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		slog.Warn("cannot notify", "err", err)
+		return
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(state)); err != nil {
+		slog.Warn("cannot notify", "err", err)
+	}
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cri-box/cri-box/cri"
+	"github.com/cri-box/cri-box/network/routed"
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/cgroup"
+	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultState = "/run/cri-box"
+	defaultRoot  = "/var/lib/cri-box"
+	maxLogLine   = 16 << 10
+)
+
+// settings are the daemon's flags.
+type settings struct {
+	config, listen, root, state, logLevel string
+}
+
+func parse(args []string) (settings, error) {
+	var s settings
+	f := flag.NewFlagSet("serve", flag.ContinueOnError)
+	f.StringVar(&s.config, "config", "", "configuration file")
+	f.StringVar(&s.listen, "listen", "", "path of the CRI socket (default STATE/cri-box.sock)")
+	f.StringVar(&s.root, "root", defaultRoot, "directory of images, layers and records")
+	f.StringVar(&s.state, "state", defaultState, "directory of what ends with the boot")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	if f.NArg() > 0 {
+		return s, fmt.Errorf("cannot serve: %q is not a flag", f.Arg(0))
+	}
+	if s.config != "" {
+		if _, err := os.Stat(s.config); err != nil {
+			return s, fmt.Errorf("cannot read configuration: %w", err)
+		}
+	}
+	for _, dir := range []*string{&s.root, &s.state} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return s, err
+		}
+		*dir = abs
+	}
+	if s.listen == "" {
+		s.listen = filepath.Join(s.state, "cri-box.sock")
+	}
+	return s, nil
+}
+
+// instance prefixes the names of host objects, so that several daemons live on
+// one machine without meeting.
+func (s settings) instance() string {
+	if s.state == defaultState {
+		return "cri-box"
+	}
+	sum := sha256.Sum256([]byte(s.state))
+	return "cri-box-" + hex.EncodeToString(sum[:2])
+}
+
+// A daemon is everything that serve wires together, once, in this file.
+type daemon struct {
+	settings
+	lock      *os.File
+	groups    *cgroup.System
+	images    *image.Store
+	network   *routed.Network
+	keeper    *keeper.Client
+	runtime   *oci.Runtime
+	sandboxes *sandbox.Manager
+	recovered atomic.Bool
+	gate      chan struct{} // closed when recovery is done
+}
+
+func serve(args []string) error {
+	s, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := setLog(s.logLevel); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	d := &daemon{settings: s, gate: make(chan struct{})}
+	defer d.close()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func setLog(level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		return fmt.Errorf("cannot log at level %q: it is none of debug, info, warn, error", level)
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+	return nil
+}
+
+// open makes the parts, from the kernel up.
+func (d *daemon) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		d.makeDirs, d.takeLock, d.openGroups, d.openImages, d.openNetwork, d.openKeeper, d.openRuntime, d.openSandboxes,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDirs makes the directories with the modes that keep others out
+// (CVE-2021-41103): layers hold set-user-id files of every image.
+func (d *daemon) makeDirs(context.Context) error {
+	unix.Umask(0o022)
+	for dir, mode := range map[string]os.FileMode{d.root: 0o700, d.state: 0o711} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("cannot make directory: %w", err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			return fmt.Errorf("cannot close directory to others: %w", err)
+		}
+	}
+	return nil
+}
+
+// takeLock makes sure that one daemon serves a state directory.
+func (d *daemon) takeLock(context.Context) error {
+	path := filepath.Join(d.state, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid, _ := os.ReadFile(path)
+		f.Close()
+		return fmt.Errorf("cannot serve %s: another cri-box does (pid %s); use another --state and --root", d.state, strings.TrimSpace(string(pid)))
+	}
+	d.lock = f
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("cannot write lock: %w", err)
+	}
+	_, err = fmt.Fprintln(f, os.Getpid())
+	return err
+}
+
+func (d *daemon) openGroups(context.Context) (err error) {
+	d.groups, err = cgroup.Detect()
+	return err
+}
+
+func (d *daemon) openImages(context.Context) (err error) {
+	d.images, err = image.Open(image.Config{Root: d.root})
+	return err
+}
+
+func (d *daemon) openNetwork(context.Context) (err error) {
+	d.network, err = routed.Open(routed.Config{Instance: d.instance(), StateDir: d.state})
+	return err
+}
+
+func (d *daemon) openKeeper(ctx context.Context) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find own binary: %w", err)
+	}
+	d.keeper, err = keeper.Dial(ctx, keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"),
+		LogPath: filepath.Join(d.state, "keeper.log"), Binary: exe})
+	return err
+}
+
+func (d *daemon) openRuntime(context.Context) (err error) {
+	d.runtime, err = oci.New(oci.Config{Keeper: d.keeper, Cgroups: d.groups, StateDir: d.state, RootDir: d.root,
+		CgroupBase: "/" + d.instance(), MaxLogLine: maxLogLine})
+	return err
+}
+
+func (d *daemon) openSandboxes(context.Context) error {
+	host, err := oci.HostFacts(d.groups)
+	if err != nil {
+		return err
+	}
+	if host.Devices, err = sandbox.AllDevices(); err != nil {
+		return err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("cannot read boot id: %w", err)
+	}
+	d.sandboxes, err = sandbox.New(sandbox.Config{Instance: d.instance(), StateDir: d.state, RootDir: d.root,
+		BootID: strings.TrimSpace(string(boot)), Network: d.network, Images: d.images, Runtime: d.runtime, Cgroups: d.runtime,
+		Logs: d.runtime, Custody: d.keeper, Host: host, Defaults: spec.NewDefaults()})
+	return err
+}
+
+// run serves until ctx ends. Version and Status answer at once; the rest waits
+// for recovery.
+func (d *daemon) run(ctx context.Context) error {
+	server := d.newServer()
+	listener, err := cri.Listen(d.listen)
+	if err != nil {
+		return err
+	}
+	admin, err := d.startAdmin()
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	go d.sandboxes.WatchExits(ctx)
+	if err := d.recover(ctx); err != nil {
+		return err
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("cannot serve %s: %w", d.listen, err)
+	case <-ctx.Done():
+		notify("STOPPING=1")
+		d.stop(server)
+		return nil
+	}
+}
+
+func (d *daemon) recover(ctx context.Context) error {
+	began := time.Now()
+	if err := d.sandboxes.Recover(ctx); err != nil {
+		return err
+	}
+	d.keeper.Notify(d.sandboxes.OnExit)
+	if err := d.images.Collect(); err != nil {
+		slog.Error("cannot collect unused layers", "err", err)
+	}
+	d.recovered.Store(true)
+	close(d.gate)
+	s := d.sandboxes.List()
+	slog.Info("ready", "socket", d.listen, "pods", len(s.Pods), "containers", len(s.Containers), "took", time.Since(began))
+	notify("READY=1")
+	return nil
+}
+
+func (d *daemon) close() {
+	if d.keeper != nil {
+		d.keeper.Close()
+	}
+	if d.network != nil {
+		d.network.Close()
+	}
+	if d.images != nil {
+		d.images.Close()
+	}
+	if d.lock != nil {
+		d.lock.Close()
+	}
+}

@@ -1,0 +1,30 @@
+package cri
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Status says whether runtime and network are ready, and what they can.
+func (s *Server) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition("RuntimeReady", "RuntimeNotReady", s.Ready()),
+			condition("NetworkReady", "NetworkNotReady", s.Network()),
+		}},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+	}
+	if r.GetVerbose() {
+		resp.Info = s.Info()
+	}
+	return resp, nil
+}
+
+func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
+	if err == nil {
+		return &runtimeapi.RuntimeCondition{Type: kind, Status: true}
+	}
+	return &runtimeapi.RuntimeCondition{Type: kind, Reason: reason, Message: err.Error()}
+}

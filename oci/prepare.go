@@ -1,0 +1,426 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/cri-box/cri-box/oci/cgroup"
+	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/oci/program"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// prepared is everything that Start hands over. It owns its descriptors.
+type prepared struct {
+	program *program.Program
+	fds     map[string]*os.File // what the program uses
+	keep    map[string]*os.File // what the keeper takes into custody
+}
+
+func (p *prepared) close() {
+	for _, f := range p.fds {
+		f.Close()
+	}
+	for _, f := range p.keep {
+		f.Close()
+	}
+}
+
+// Rootfs mounts the bundle's layers with a writable one of its own on top,
+// attached nowhere. The mount is the caller's.
+func (r *Runtime) Rootfs(b Bundle) (*os.File, error) {
+	dir := r.containerRoot(b.ID)
+	upper, work := filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	for _, d := range []string{upper, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("cannot make root file system: %w", err)
+		}
+	}
+	// What a container wrote need not survive a power cut: the container does not.
+	return mount.Overlay(b.Lowers, upper, work, mount.OverlayOptions{Volatile: true})
+}
+
+// Prepare makes everything that Start needs, so that Start is little more than
+// one clone. rootfs becomes the runtime's; nil stands for Rootfs(b).
+func (r *Runtime) Prepare(ctx context.Context, b Bundle, rootfs *os.File) error {
+	if rootfs == nil {
+		var err error
+		if rootfs, err = r.Rootfs(b); err != nil {
+			return err
+		}
+	}
+	m := &maker{Runtime: r, bundle: b, spec: b.Spec, out: &prepared{fds: map[string]*os.File{"rootfs": rootfs}, keep: map[string]*os.File{}}}
+	if err := m.make(ctx); err != nil {
+		m.out.close()
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.prepared[b.ID]; old != nil {
+		old.close()
+	}
+	r.prepared[b.ID] = m.out
+	return nil
+}
+
+// A maker prepares one container.
+type maker struct {
+	*Runtime
+	bundle Bundle
+	spec   *specs.Spec
+	out    *prepared
+	group  *cgroup.Cgroup
+
+	input  program.ContainerInput
+	mounts []specs.Mount // the spec's, with destinations free of symbolic links
+}
+
+func (m *maker) make(ctx context.Context) error {
+	m.input = program.ContainerInput{ID: m.bundle.ID, Arch: runtime.GOARCH, FileMounts: map[int]bool{}}
+	for _, step := range []func(context.Context) error{
+		m.makeCgroup, m.openNamespaces, m.makeMounts, m.makePoints, m.makeMasks, m.makeStreams, m.sealRoot, m.compile,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *maker) give(name string, f *os.File) { m.out.fds[name] = f }
+
+// makeCgroup makes the container's group, or takes the one of an earlier try.
+func (m *maker) makeCgroup(ctx context.Context) error {
+	m.mu.Lock()
+	m.group = m.groups[m.bundle.ID]
+	m.mu.Unlock()
+	if m.group == nil {
+		group, err := m.Cgroups.Create(ctx, m.spec.Linux.CgroupsPath, m.spec.Linux.Resources)
+		if err != nil {
+			return err
+		}
+		m.group = group
+		m.mu.Lock()
+		m.groups[m.bundle.ID] = group
+		m.mu.Unlock()
+	}
+	var err error
+	m.input.CgroupV2, m.input.TasksFDs, err = joinGroup(m.group, m.out.fds)
+	m.input.UnshareCgroup = len(m.input.TasksFDs) > 0
+	return err
+}
+
+// joinGroup puts what a child needs to join the group into fds.
+func joinGroup(group *cgroup.Cgroup, fds map[string]*os.File) (v2 string, tasks []string, err error) {
+	if dir := group.UnifiedDir(); dir != nil {
+		f, err := dup(dir)
+		if err != nil {
+			return "", nil, err
+		}
+		v2, fds["cgroup.v2"] = "cgroup.v2", f
+	}
+	files, err := group.TasksFDs()
+	if err != nil {
+		return "", nil, err
+	}
+	for i, f := range files {
+		name := fmt.Sprintf("tasks.%d", i)
+		fds[name] = f
+		tasks = append(tasks, name)
+	}
+	return v2, tasks, nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// openNamespaces takes those to join out of custody.
+func (m *maker) openNamespaces(ctx context.Context) error {
+	names := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"}
+	for _, ns := range m.spec.Linux.Namespaces {
+		if ns.Path == "" {
+			continue
+		}
+		var f *os.File
+		var err error
+		if ns.Type == specs.PIDNamespace {
+			f, err = m.pidNamespace(ctx)
+		} else {
+			f, err = m.Keeper.FD(m.bundle.PodID, names[ns.Type])
+		}
+		if err != nil {
+			return err
+		}
+		m.give("ns."+shortName(ns.Type), f)
+	}
+	return nil
+}
+
+func shortName(t specs.LinuxNamespaceType) string {
+	if t == specs.NetworkNamespace {
+		return "net"
+	}
+	return string(t)
+}
+
+// pidNamespace is the target's, or that of the pod's init.
+func (m *maker) pidNamespace(ctx context.Context) (*os.File, error) {
+	id := m.bundle.Target
+	if id == "" {
+		if err := m.startInit(ctx, m.bundle.PodID, m.bundle.InitCgroup); err != nil {
+			return nil, err
+		}
+		id = InitID(m.bundle.PodID)
+	}
+	pidfd, err := m.Keeper.FD(id, keeper.FDPid)
+	if err != nil {
+		return nil, err
+	}
+	defer pidfd.Close()
+	return pidNamespaceOf(pidfd)
+}
+
+// makeMounts gives every mount of the spec that is not made by the child.
+func (m *maker) makeMounts(ctx context.Context) error {
+	m.mounts = slices.Clone(m.spec.Mounts)
+	volumes, err := m.openVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range m.mounts {
+		f := volumes[i]
+		if f == nil {
+			if f, err = m.makeMount(i); err != nil {
+				closeFrom(volumes, i+1)
+				return err
+			}
+		}
+		if f == nil {
+			continue // proc, sysfs, mqueue: made by the child
+		}
+		m.give(fmt.Sprintf("mount.%d", i), f)
+		if m.mounts[i].Type == "bind" {
+			if err := m.finishBind(i, f); err != nil {
+				closeFrom(volumes, i+1)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func closeFrom(volumes map[int]*os.File, from int) {
+	for i, f := range volumes {
+		if i >= from {
+			f.Close()
+		}
+	}
+}
+
+// finishBind sets a bind mount's attributes and notes whether it is a file.
+func (m *maker) finishBind(i int, f *os.File) error {
+	attr, err := attributes(m.mounts[i].Options)
+	if err != nil {
+		return fmt.Errorf("cannot mount %s: %w", m.mounts[i].Destination, err)
+	}
+	if err := mount.SetAttr(f, attr); err != nil {
+		return fmt.Errorf("cannot mount %s on %s: %w", m.mounts[i].Source, m.mounts[i].Destination, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", m.mounts[i].Source, os.NewSyscallError("fstat", err))
+	}
+	m.input.FileMounts[i] = st.Mode&unix.S_IFMT != unix.S_IFDIR
+	return nil
+}
+
+func attributes(options []string) (mount.Attr, error) {
+	var a mount.Attr
+	set := map[string]func(){
+		"ro": func() { a.ReadOnly = true }, "rro": func() { a.ReadOnly, a.RecursiveReadOnly = true, true },
+		"noexec": func() { a.NoExec = true }, "nodev": func() { a.NoDev = true }, "nosuid": func() { a.NoSUID = true },
+		"rprivate": func() { a.Propagation = mount.Private }, "private": func() { a.Propagation = mount.Private },
+		"rslave": func() { a.Propagation = mount.Slave }, "rshared": func() { a.Propagation = mount.Shared },
+		"rw": func() {}, "rbind": func() {}, "bind": func() {},
+	}
+	for _, o := range options {
+		f := set[o]
+		if f == nil {
+			return a, fmt.Errorf("option %q is not known", o)
+		}
+		f()
+	}
+	return a, nil
+}
+
+// makeMount makes a mount whose content is our own.
+func (m *maker) makeMount(i int) (*os.File, error) {
+	mt := m.mounts[i]
+	switch mt.Type {
+	case "bind":
+		if path.Base(mt.Source) == "shm" && strings.HasPrefix(mt.Source, m.StateDir) {
+			shm, err := m.Keeper.FD(m.bundle.PodID, "shm")
+			if err != nil {
+				return nil, err
+			}
+			defer shm.Close()
+			return mount.Clone(shm, false)
+		}
+		return mount.BindOwn(mt.Source)
+	case "tmpfs":
+		if mt.Destination == "/dev" {
+			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions{})
+		}
+		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755})
+	case "devpts":
+		return mount.Devpts(5) // group tty
+	case "cgroup":
+		return m.makeCgroupView()
+	}
+	return nil, nil
+}
+
+// makeCgroupView is the container's /sys/fs/cgroup: on v1 a tmpfs with a
+// directory for each controller's bind mount; on v2 the child mounts it.
+func (m *maker) makeCgroupView() (*os.File, error) {
+	views := m.group.Views()
+	if len(views) == 0 || views[0].Name == "" {
+		return nil, nil
+	}
+	dir, err := mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range views {
+		if err := m.addView(dir, v); err != nil {
+			dir.Close()
+			return nil, err
+		}
+	}
+	return dir, nil
+}
+
+func (m *maker) addView(dir *os.File, v cgroup.View) error {
+	if err := unix.Mkdirat(int(dir.Fd()), v.Name, 0o755); err != nil {
+		return fmt.Errorf("cannot show cgroup %s: %w", v.Name, err)
+	}
+	f, err := mount.BindOwn(v.Dir)
+	if err != nil {
+		return err
+	}
+	name := "cgroup." + v.Name
+	m.give(name, f)
+	m.input.CgroupMounts = append(m.input.CgroupMounts, name)
+	return mount.SetAttr(f, mount.Attr{ReadOnly: true, NoExec: true, NoDev: true, NoSUID: true, Propagation: mount.Private})
+}
+
+// makePoints makes what the mounts cover in the root file system. What lies
+// below another mount is there already or made by the child.
+func (m *maker) makePoints(context.Context) error {
+	root := m.out.fds["rootfs"]
+	for i := range m.mounts {
+		dst := m.mounts[i].Destination
+		if m.below(i) {
+			continue
+		}
+		if m.mounts[i].Type != "bind" {
+			if err := mount.MakePlainPoint(root, dst); err != nil {
+				return err
+			}
+			continue
+		}
+		real, err := mount.MakePoint(root, dst, !m.input.FileMounts[i])
+		if err != nil {
+			return err
+		}
+		m.mounts[i].Destination = real
+	}
+	cwd := m.spec.Process.Cwd
+	if slices.ContainsFunc(m.mounts, func(mt specs.Mount) bool { return within(cwd, mt.Destination) }) {
+		return nil
+	}
+	return mount.MkdirIn(root, cwd, 0o755, 0, 0)
+}
+
+// below tells whether an earlier mount covers the destination of mount i.
+func (m *maker) below(i int) bool {
+	return slices.ContainsFunc(m.mounts[:i], func(mt specs.Mount) bool { return within(m.mounts[i].Destination, mt.Destination) })
+}
+
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// makeMasks gives what covers the paths that the container shall not see.
+func (m *maker) makeMasks(context.Context) error {
+	if len(m.spec.Linux.MaskedPaths) == 0 {
+		return nil
+	}
+	dir, err := mount.EmptyReadOnlyDir()
+	if err != nil {
+		return err
+	}
+	m.give("mask.dir", dir)
+	null, err := m.maskFile()
+	if err != nil {
+		return err
+	}
+	m.give("mask.file", null)
+	return nil
+}
+
+// maskFile is /dev/null on a tmpfs of our own, which nobody can swap for
+// something else (CVE-2025-31133).
+func (m *maker) maskFile() (*os.File, error) {
+	dir, err := mount.Dev(nil, mount.DevOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), "null", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open null device: %w", err)
+	}
+	null := os.NewFile(uintptr(fd), "null")
+	defer null.Close()
+	return mount.Clone(null, false)
+}
+
+// sealRoot makes the root file system read-only, now that it has everything.
+func (m *maker) sealRoot(context.Context) error {
+	if m.spec.Root == nil || !m.spec.Root.Readonly {
+		return nil
+	}
+	return mount.SetAttr(m.out.fds["rootfs"], mount.Attr{ReadOnly: true})
+}
+
+func (m *maker) compile(context.Context) error {
+	filter, err := m.filters.compile(m.spec.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	s := *m.spec
+	s.Mounts = m.mounts
+	m.input.Spec, m.input.Filter, m.input.LastCap = &s, filter, lastCap()
+	if err := m.saveInput(); err != nil {
+		return err
+	}
+	m.out.program, err = program.Container(m.input)
+	return err
+}
+
+var errNoBundle = errors.New("its spec is missing")

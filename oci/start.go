@@ -1,0 +1,163 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/keeper"
+)
+
+// Started is a process that runs.
+type Started struct {
+	PID int
+	// PIDStart is its start time in clock ticks since boot (proc(5), field 22).
+	PIDStart uint64
+	At       time.Time
+}
+
+// startBound is how long the way from clone to execve may take.
+const startBound = 30 * time.Second
+
+// Start runs a container that was prepared, by this daemon or an earlier one.
+func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
+	p, err := r.takePrepared(ctx, b)
+	if err != nil {
+		return Started{}, err
+	}
+	defer p.close()
+	item := keeper.Item{ID: b.ID, Kind: keeper.KindContainer, Log: &keeper.Log{MaxLine: r.MaxLogLine}}
+	if b.LogPath != "" {
+		log, err := r.openLog(ctx, b.LogPath)
+		if err != nil {
+			return Started{}, err
+		}
+		p.keep[keeper.FDLog] = log
+	}
+	keep := p.keep
+	p.keep = nil // the keeper's client owns it from here
+	at := time.Now()
+	pid, err := r.Keeper.Spawn(ctx, keeper.Spawn{Item: item, Program: p.program, FDs: p.fds, Keep: keep, Timeout: startBound})
+	if err != nil {
+		return Started{}, err
+	}
+	return Started{PID: pid, PIDStart: startTime(pid), At: at}, nil
+}
+
+func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error) {
+	for range 2 {
+		r.mu.Lock()
+		p := r.prepared[b.ID]
+		delete(r.prepared, b.ID)
+		r.mu.Unlock()
+		if p != nil {
+			return p, nil
+		}
+		if b.Spec == nil {
+			return nil, fmt.Errorf("cannot start container %s: %w", b.ID, errNoBundle)
+		}
+		if err := r.Prepare(ctx, b, nil); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("cannot start container %s: it is being removed", b.ID)
+}
+
+// startTime is field 22 of /proc/PID/stat; 0 if the process is gone.
+func startTime(pid int) uint64 {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// lastCap is the highest capability that the kernel knows.
+var lastCap = sync.OnceValue(func() int {
+	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
+})
+
+// ReopenLog makes a new file the log of a running container; nothing goes to the
+// old one when it returns.
+func (r *Runtime) ReopenLog(ctx context.Context, b Bundle) error {
+	log, err := r.openLog(ctx, b.LogPath)
+	if err != nil {
+		return err
+	}
+	return r.Keeper.ReopenLog(ctx, b.ID, log)
+}
+
+// Kill ends all processes in a container's group.
+func (r *Runtime) Kill(ctx context.Context, id, cgroup string) error {
+	group, err := r.cgroupOf(id, cgroup)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return group.Kill(ctx)
+}
+
+// OOMKills counts the processes of a container's group that were killed because
+// memory was short.
+func (r *Runtime) OOMKills(id, cgroup string) (uint64, error) {
+	group, err := r.cgroupOf(id, cgroup)
+	if err != nil {
+		return 0, err
+	}
+	return group.OOMKills()
+}
+
+// Delete ends a container's processes and takes away what Prepare and Start
+// made. It is safe when there is nothing.
+func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {
+	r.mu.Lock()
+	p := r.prepared[id]
+	delete(r.prepared, id)
+	r.mu.Unlock()
+	if p != nil {
+		p.close()
+	}
+	errs := []error{r.Kill(ctx, id, cgroup), r.Keeper.Release(ctx, id)}
+	r.mu.Lock()
+	group := r.groups[id]
+	delete(r.groups, id)
+	r.mu.Unlock()
+	if group != nil {
+		group.Close()
+	}
+	errs = append(errs, r.Cgroups.Remove(ctx, cgroup))
+	if strings.HasPrefix(cgroup, r.CgroupBase+"/") {
+		errs = append(errs, r.Cgroups.RemoveEmptyParents(cgroup, r.CgroupBase))
+	}
+	root := r.containerRoot(id)
+	errs = append(errs, os.RemoveAll(r.containerState(id)), os.RemoveAll(filepath.Join(root, "upper")), os.RemoveAll(filepath.Join(root, "work")))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot delete container %s: %w", id, err)
+	}
+	return nil
+}

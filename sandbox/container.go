@@ -1,0 +1,99 @@
+package sandbox
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/sandbox/record"
+	"github.com/opencontainers/go-digest"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+var containerKind = record.Kind{Name: "container", Version: 1}
+
+// A Container is a container as its record has it; see Pod.
+type Container struct {
+	ID     string                               `json:"id"`
+	PodID  string                               `json:"pod_id"`
+	BootID string                               `json:"boot_id"`
+	Config Message[*runtimeapi.ContainerConfig] `json:"config"`
+	Bundle oci.Bundle                           `json:"bundle"`
+	Image  ImageUse                             `json:"image"`
+	User   spec.User                            `json:"user"`
+	Stop   StopSignal                           `json:"stop_signal"`
+
+	CreatedAt time.Time `json:"created_at"`
+	// Made is set once everything of the container is there.
+	Made      bool      `json:"made"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+	// PID is the process as the host sees it, PIDStart its start time in clock
+	// ticks since boot (proc(5), field 22): together they name one process.
+	PID      int    `json:"pid,omitempty"`
+	PIDStart uint64 `json:"pid_start,omitempty"`
+	End      *End   `json:"end,omitempty"`
+}
+
+// ImageUse is the image that a container runs.
+type ImageUse struct {
+	ID   string `json:"id"`
+	Name string `json:"name"` // as the request had it
+	// Ref is a digest reference where the image has one, else its id.
+	Ref string `json:"ref"`
+	// Layers stay on disk as long as the container does, whatever becomes of
+	// the image.
+	Layers []digest.Digest `json:"layers"`
+}
+
+// StopSignal is what asks a container to end.
+type StopSignal struct {
+	Number int               `json:"number"`
+	CRI    runtimeapi.Signal `json:"cri"`
+}
+
+// An End is how a container ended, or why it never ran.
+type End struct {
+	At      time.Time `json:"at"`
+	Code    int       `json:"code"`
+	Reason  string    `json:"reason"`
+	Message string    `json:"message,omitempty"`
+}
+
+// Reasons in ContainerStatus.
+const (
+	ReasonCompleted  = "Completed"
+	ReasonError      = "Error"
+	ReasonOOMKilled  = "OOMKilled"
+	ReasonStartError = "StartError"
+	ReasonUnknown    = "Unknown"
+)
+
+// State derives the CRI's state from what happened.
+func (c *Container) State() runtimeapi.ContainerState {
+	switch {
+	case c.End != nil:
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	case !c.StartedAt.IsZero():
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	}
+	return runtimeapi.ContainerState_CONTAINER_CREATED
+}
+
+func containerKey(podID string, c *runtimeapi.ContainerConfig) string {
+	return fmt.Sprintf("%s/%s/%d", podID, c.GetMetadata().GetName(), c.GetMetadata().GetAttempt())
+}
+
+func (m *Manager) containerDir(id string) string {
+	return filepath.Join(m.cfg.RootDir, "containers", id)
+}
+
+// cgroupPath is the container's group: a leaf named by its id.
+func cgroupPath(parent, id string) string { return parent + "/" + id }
+
+// ownPIDs tells whether the container has a PID namespace to itself, which the
+// kernel empties when its first process ends.
+func (c *Container) ownPIDs() bool {
+	return c.Config.Of.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == runtimeapi.NamespaceMode_CONTAINER
+}

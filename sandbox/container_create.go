@@ -1,0 +1,200 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/oci/spec"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// CreateContainer makes a container in a pod and returns its id. It is
+// idempotent by pod, name and attempt.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, c *runtimeapi.ContainerConfig) (string, error) {
+	e, err := m.podEntry(podID)
+	if err != nil {
+		return "", err
+	}
+	p := m.currentPod(e)
+	if err := spec.ValidateContainer(c, p.Config.Of); err != nil {
+		return "", err
+	}
+	key := containerKey(p.ID, c)
+	return m.creates.join(ctx, "container/"+key, c, flightWork{
+		do: func(ctx context.Context) (string, error) {
+			if id, err := m.existingContainer(key, c); id != "" || err != nil {
+				return id, err
+			}
+			return m.createContainer(ctx, e, p, c)
+		},
+		same: func(other any) error { return sameContainer(key, other.(*runtimeapi.ContainerConfig), c) },
+		drop: m.RemoveContainer,
+	})
+}
+
+func (m *Manager) existingContainer(key string, c *runtimeapi.ContainerConfig) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := m.ctrKeys[key]
+	if id == "" {
+		return "", nil
+	}
+	return id, sameContainer(key, m.containers[id].ctr.Config.Of, c)
+}
+
+func sameContainer(key string, have, want *runtimeapi.ContainerConfig) error {
+	if field := differs(have, want); field != "" {
+		return fmt.Errorf("container %s exists with another %s: %w", key, field, ErrExists)
+	}
+	return nil
+}
+
+func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c *runtimeapi.ContainerConfig) (string, error) {
+	img, err := m.resolveImage(c.GetImage())
+	if err != nil {
+		return "", err
+	}
+	id := newID()
+	ctr := Container{ID: id, PodID: p.ID, BootID: m.cfg.BootID, Config: Message[*runtimeapi.ContainerConfig]{c}, CreatedAt: time.Now(),
+		Image:  ImageUse{ID: img.ID, Name: c.GetImage().GetImage(), Ref: imageRef(img), Layers: img.Layers},
+		Bundle: oci.Bundle{ID: id, PodID: p.ID, Lowers: m.cfg.Images.LayerPaths(img), LogPath: spec.LogPath(p.Config.Of, c), Stdin: c.GetStdin(), MakeSources: m.cfg.MakeSources}}
+	ctr.Stop.Number, ctr.Stop.CRI, err = spec.StopSignal(c, img.Config.Config)
+	if err != nil {
+		return "", err
+	}
+	e := &containerEntry{lock: newLock(), ctr: &ctr, exited: make(chan struct{})}
+	if err := m.enter(pod, e); err != nil {
+		return "", err
+	}
+	n := &newContainer{Manager: m, entry: e, pod: p, ctr: ctr, image: img}
+	if err := run(ctx, n.steps(), atStage(&e.stage)); err != nil {
+		m.forgetContainer(&ctr)
+		return "", fmt.Errorf("cannot create container %q: %w", c.GetMetadata().GetName(), err)
+	}
+	return id, nil
+}
+
+// enter puts a container into a pod that takes containers.
+func (m *Manager) enter(pod *podEntry, e *containerEntry) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if pod.stopping || !pod.pod.Ready() {
+		return fmt.Errorf("pod %s is not ready: %w", pod.pod.ID, ErrState)
+	}
+	m.containers[e.ctr.ID] = e
+	m.ctrKeys[containerKey(e.ctr.PodID, e.ctr.Config.Of)] = e.ctr.ID
+	return nil
+}
+
+func (m *Manager) forgetContainer(c *Container) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.containers, c.ID)
+	if key := containerKey(c.PodID, c.Config.Of); m.ctrKeys[key] == c.ID {
+		delete(m.ctrKeys, key)
+	}
+	m.stale = true
+}
+
+func (m *Manager) resolveImage(s *runtimeapi.ImageSpec) (image.Image, error) {
+	img, ok := m.cfg.Images.Resolve(s.GetImage())
+	if !ok {
+		return image.Image{}, fmt.Errorf("image %q is not on this node; pull it first: %w", s.GetImage(), ErrNotFound)
+	}
+	return img, nil
+}
+
+// imageRef is what the kubelet gets back as image_ref.
+func imageRef(img image.Image) string {
+	if len(img.RepoDigests) > 0 {
+		return img.RepoDigests[0]
+	}
+	return img.ID
+}
+
+// newContainer is a container being made. ctr is what will be published.
+type newContainer struct {
+	*Manager
+	entry *containerEntry
+	pod   *Pod
+	ctr   Container
+	image image.Image
+}
+
+func (n *newContainer) steps() []step {
+	id := n.ctr.ID
+	return []step{
+		{"hold image", n.holdImage, func(context.Context) error { n.cfg.Images.Release(id); return nil }},
+		{"write record", n.writeRecord, func(context.Context) error { return n.removeContainerDir(id) }},
+		{"prepare", n.prepare, func(ctx context.Context) error {
+			return n.cfg.Runtime.Delete(ctx, id, cgroupPath(n.pod.CgroupParent, id))
+		}},
+		{"publish", n.publish, nil},
+	}
+}
+
+func (n *newContainer) holdImage(context.Context) error {
+	n.cfg.Images.Hold(n.ctr.ID, n.ctr.Image.Layers)
+	return nil
+}
+
+func (n *newContainer) writeRecord(context.Context) error {
+	if err := os.Mkdir(n.containerDir(n.ctr.ID), 0o711); err != nil {
+		return err
+	}
+	return containerKind.Save(n.containerDir(n.ctr.ID), &n.ctr)
+}
+
+func (m *Manager) removeContainerDir(id string) error { return os.RemoveAll(m.containerDir(id)) }
+
+// prepare mounts the root file system, which tells who the user is, makes the
+// spec, and hands both to the runtime.
+func (n *newContainer) prepare(ctx context.Context) error {
+	rootfs, err := n.cfg.Runtime.Rootfs(n.ctr.Bundle)
+	if err != nil {
+		return err
+	}
+	s, err := n.spec(ctx, rootfs)
+	if err != nil {
+		rootfs.Close()
+		return err
+	}
+	n.ctr.Bundle.Spec = s
+	if err := n.saveSpec(); err != nil {
+		rootfs.Close()
+		return err
+	}
+	return n.cfg.Runtime.Prepare(ctx, n.ctr.Bundle, rootfs)
+}
+
+func (n *newContainer) publish(context.Context) error {
+	n.ctr.Made = true
+	n.entry.spec.Store(n.ctr.Bundle.Spec)
+	c := n.ctr
+	return n.saveContainer(n.entry, &c)
+}
+
+// maxAccounts bounds /etc/passwd and /etc/group, which an image may make as
+// large as it likes (CVE-2026-47262, CVE-2025-4437).
+const maxAccounts = 1 << 20
+
+func readAccounts(rootfs *os.File, path string) ([]byte, error) {
+	b, err := mount.ReadFileIn(rootfs, path, maxAccounts)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// volumeDir is the host directory of an image's n-th VOLUME.
+func (m *Manager) volumeDir(id string, i int) string {
+	return filepath.Join(m.containerDir(id), "volumes", fmt.Sprint(i))
+}

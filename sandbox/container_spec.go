@@ -1,0 +1,158 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// spec gathers what the container's spec depends on, and makes it.
+func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, error) {
+	c, img := n.ctr.Config.Of, n.image.Config.Config
+	in := spec.Input{ID: n.ctr.ID, SandboxID: n.pod.ID, Sandbox: n.pod.Config.Of, Config: c, Image: img,
+		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.cfg.Host, Defaults: n.cfg.Defaults}
+	var err error
+	if in.Passwd, err = readAccounts(rootfs, "/etc/passwd"); err != nil {
+		return nil, err
+	}
+	if in.Group, err = readAccounts(rootfs, "/etc/group"); err != nil {
+		return nil, err
+	}
+	if in.Files, err = n.files(ctx, rootfs); err != nil {
+		return nil, err
+	}
+	if in.Namespaces, err = n.namespaces(); err != nil {
+		return nil, err
+	}
+	if in.Devices, err = hostDevices(c.GetDevices()); err != nil {
+		return nil, err
+	}
+	if in.SeccompProfile, err = readProfile(c); err != nil {
+		return nil, err
+	}
+	if n.ctr.User, err = spec.ResolveUser(c.GetLinux().GetSecurityContext(), img.User, in.Passwd, in.Group); err != nil {
+		return nil, err
+	}
+	return spec.Container(in)
+}
+
+// files are the pod's own files, and the image's volumes with its content.
+func (n *newContainer) files(ctx context.Context, rootfs *os.File) (spec.Files, error) {
+	f := spec.Files{Hosts: n.podFile(n.pod.ID, hostsFile), Hostname: n.podFile(n.pod.ID, hostnameFile),
+		ResolvConf: n.podFile(n.pod.ID, resolvFile), Volumes: map[string]string{}}
+	if !n.pod.hostIPC() {
+		f.Shm = n.podFile(n.pod.ID, "shm")
+	}
+	for i, dst := range spec.Volumes(n.ctr.Config.Of, n.image.Config.Config) {
+		dir := n.volumeDir(n.ctr.ID, i)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return f, err
+		}
+		if err := mount.CopyUp(ctx, rootfs, dst, dir); err != nil {
+			return f, err
+		}
+		f.Volumes[dst] = dir
+	}
+	return f, nil
+}
+
+// namespaces says where the container lives. Those of the pod are held by
+// descriptors; the paths here are their names in the spec, and only the network
+// namespace's can be opened.
+func (n *newContainer) namespaces() (spec.Namespaces, error) {
+	ns := spec.Namespaces{Network: n.NetNSPath(n.pod.ID), IPC: n.podFile(n.pod.ID, "ns/ipc"), UTS: n.podFile(n.pod.ID, "ns/uts")}
+	if n.pod.hostNetwork() {
+		ns.Network, ns.UTS = spec.NodeNamespace, spec.NodeNamespace
+	}
+	if n.pod.hostIPC() {
+		ns.IPC = spec.NodeNamespace
+	}
+	options := n.ctr.Config.Of.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	switch options.GetPid() {
+	case runtimeapi.NamespaceMode_NODE:
+		ns.PID = spec.NodeNamespace
+	case runtimeapi.NamespaceMode_POD:
+		ns.PID = n.podFile(n.pod.ID, "ns/pid")
+		n.ctr.Bundle.InitCgroup = cgroupPath(n.pod.CgroupParent, oci.InitID(n.pod.ID))
+	case runtimeapi.NamespaceMode_TARGET:
+		return n.target(ns, options.GetTargetId())
+	}
+	return ns, nil
+}
+
+// target makes the container live in the PID namespace of another one of the
+// same pod, as an ephemeral container does.
+func (n *newContainer) target(ns spec.Namespaces, id string) (spec.Namespaces, error) {
+	c, err := n.Container(id)
+	if err != nil {
+		return ns, fmt.Errorf("namespace_options.target_id: %w", err)
+	}
+	if c.PodID != n.pod.ID || c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return ns, fmt.Errorf("namespace_options.target_id: container %s is not a running one of this pod: %w", id, spec.ErrInvalid)
+	}
+	n.ctr.Bundle.Target = c.ID
+	ns.PID = n.podFile(n.pod.ID, "ns/pid-of-"+c.ID)
+	return ns, nil
+}
+
+// maxProfile bounds a seccomp profile, in bytes.
+const maxProfile = 1 << 20
+
+func readProfile(c *runtimeapi.ContainerConfig) ([]byte, error) {
+	kind, path, err := spec.Seccomp(c.GetLinux().GetSecurityContext())
+	if err != nil || kind != runtimeapi.SecurityProfile_Localhost {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read seccomp profile: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err == nil && len(b) > maxProfile {
+		err = fmt.Errorf("seccomp profile %s has more than %d bytes: %w", path, maxProfile, spec.ErrInvalid)
+	}
+	return b, err
+}
+
+// specFile is the container's spec beside its record: what exec and crictl
+// inspect need of it later.
+const specFile = "config.json"
+
+func (n *newContainer) saveSpec() error {
+	b, err := json.Marshal(n.ctr.Bundle.Spec)
+	if err != nil {
+		return fmt.Errorf("cannot encode spec: %w", err)
+	}
+	return os.WriteFile(filepath.Join(n.containerDir(n.ctr.ID), specFile), b, 0o600)
+}
+
+// Spec returns a container's runtime-spec; it must not be changed.
+func (m *Manager) Spec(id string) (*specs.Spec, error) {
+	e, err := m.containerEntry(id)
+	if err != nil {
+		return nil, err
+	}
+	if s := e.spec.Load(); s != nil {
+		return s, nil
+	}
+	b, err := os.ReadFile(filepath.Join(m.containerDir(m.currentContainer(e).ID), specFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read spec: %w", err)
+	}
+	s := new(specs.Spec)
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("cannot read spec of container %s: %w", id, err)
+	}
+	e.spec.Store(s)
+	return s, nil
+}

@@ -1,0 +1,173 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/spec"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// MaxOutput is how much of each of an ExecSync's outputs is returned, in bytes
+// (CRI: ExecSyncResponse); the rest is read and dropped.
+const MaxOutput = 16 << 20
+
+// ExecResult is how a command in a container went.
+type ExecResult struct {
+	Stdout, Stderr []byte
+	Code           int
+}
+
+// ErrTimeout: the command ran longer than it may. All it started is dead.
+var ErrTimeout = fmt.Errorf("command timed out: %w", context.DeadlineExceeded)
+
+// ExecSync runs a command in a running container and waits for its end, at most
+// timeout; 0 is no limit. A background child that keeps an output open does not
+// hold up the answer.
+func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (ExecResult, error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrTimeout)
+		defer cancel()
+	}
+	s, ended, err := m.Exec(ctx, id, cmd, oci.Streams{Stdout: true, Stderr: true})
+	var call *keeper.CallError
+	if errors.As(err, &call) && call.Execve {
+		return ExecResult{Stderr: []byte(call.Error() + "\n"), Code: cannotRun(call)}, nil
+	}
+	if err != nil {
+		return ExecResult{}, err
+	}
+	defer s.Close()
+	stdout, stderr := collect(s.Stdout), collect(s.Stderr)
+	select {
+	case exit := <-ended:
+		return ExecResult{Stdout: stdout.finish(), Stderr: stderr.finish(), Code: exit.Code}, nil
+	case <-ctx.Done():
+		if err := s.Kill(); err != nil {
+			logger(id).Warn("cannot kill a command that timed out", "err", err)
+		}
+		stdout.finish()
+		stderr.finish()
+		return ExecResult{}, fmt.Errorf("cannot exec in container %s: %w", id, context.Cause(ctx))
+	}
+}
+
+// cannotRun is a shell's exit code for what is not found (127) or not executable.
+func cannotRun(call *keeper.CallError) int {
+	if call.Errno == unix.ENOENT || call.Errno == unix.ENOTDIR {
+		return 127
+	}
+	return 126
+}
+
+// Exec starts a command in a running container. The session is the caller's; its
+// end comes once on the channel.
+func (m *Manager) Exec(ctx context.Context, id string, cmd []string, streams oci.Streams) (*oci.Session, <-chan keeper.Exit, error) {
+	if len(cmd) == 0 {
+		return nil, nil, fmt.Errorf("cmd is empty; the command to run is missing: %w", spec.ErrInvalid)
+	}
+	c, err := m.Container(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, nil, fmt.Errorf("cannot exec in container %s: it is %s: %w", c.ID, stateName(c.State()), ErrState)
+	}
+	base, err := m.Spec(c.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	execID := newID()
+	ended := m.exits.expect(execID)
+	s, err := m.cfg.Runtime.Exec(ctx, oci.Exec{ID: execID, ContainerID: c.ID, Cgroup: m.cgroupOf(c),
+		Process: spec.Exec(base, cmd, streams.TTY), Spec: base, Streams: streams})
+	if err != nil {
+		m.exits.unexpect(execID)
+		return nil, nil, err
+	}
+	return s, ended, nil
+}
+
+func (x *exits) expect(id string) <-chan keeper.Exit {
+	ch := make(chan keeper.Exit, 1)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.execs[id] = ch
+	return ch
+}
+
+func (x *exits) unexpect(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.execs, id)
+}
+
+func (m *Manager) execExited(i keeper.Item) {
+	m.exits.mu.Lock()
+	ch := m.exits.execs[i.ID]
+	delete(m.exits.execs, i.ID)
+	m.exits.mu.Unlock()
+	if ch != nil {
+		ch <- *i.Exit
+	}
+}
+
+// A collector reads one output in the background.
+type collector struct {
+	f    *os.File
+	buf  []byte
+	done chan struct{}
+}
+
+func collect(f *os.File) *collector {
+	c := &collector{f: f, done: make(chan struct{})}
+	go c.read()
+	return c
+}
+
+func (c *collector) read() {
+	defer close(c.done)
+	chunk := make([]byte, 32<<10)
+	for {
+		n, err := c.f.Read(chunk)
+		c.keep(chunk[:n])
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *collector) keep(b []byte) {
+	c.buf = append(c.buf, b[:min(len(b), MaxOutput-len(c.buf))]...)
+}
+
+// finish returns what has been written so far: it takes what is in the pipe and
+// does not wait for writers that live on.
+func (c *collector) finish() []byte {
+	c.f.SetReadDeadline(time.Now())
+	<-c.done
+	c.f.SetReadDeadline(time.Time{})
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return c.buf
+	}
+	chunk := make([]byte, 32<<10)
+	for {
+		n := 0
+		err := raw.Read(func(fd uintptr) bool {
+			n, err = unix.Read(int(fd), chunk)
+			return true
+		})
+		if err != nil || n <= 0 {
+			return c.buf
+		}
+		c.keep(chunk[:n])
+	}
+}

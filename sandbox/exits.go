@@ -1,0 +1,167 @@
+package sandbox
+
+import (
+	"context"
+	"sync"
+
+	"github.com/cri-box/cri-box/oci/keeper"
+	"golang.org/x/sys/unix"
+)
+
+// exits orders the news of ended processes: the keeper's may come before the
+// start has been recorded, and then waits for it.
+type exits struct {
+	mu      sync.Mutex
+	wake    chan struct{}
+	queue   []keeper.Item
+	early   map[string]keeper.Item // ended, start not yet recorded
+	started map[string]bool
+	execs   map[string]chan keeper.Exit
+}
+
+func (x *exits) init() {
+	x.wake = make(chan struct{}, 1)
+	x.early, x.started, x.execs = map[string]keeper.Item{}, map[string]bool{}, map[string]chan keeper.Exit{}
+}
+
+// put takes in what the keeper said. It does not block.
+func (x *exits) put(i keeper.Item) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if i.Kind == keeper.KindContainer && !x.started[i.ID] {
+		x.early[i.ID] = i
+		return
+	}
+	x.queue = append(x.queue, i)
+	x.nudge()
+}
+
+func (x *exits) nudge() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// began says that the start of a container is recorded.
+func (x *exits) began(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.started[id] = true
+	if i, ok := x.early[id]; ok {
+		delete(x.early, id)
+		x.queue = append(x.queue, i)
+		x.nudge()
+	}
+}
+
+func (x *exits) forget(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.started, id)
+	delete(x.early, id)
+}
+
+func (x *exits) take() []keeper.Item {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	q := x.queue
+	x.queue = nil
+	return q
+}
+
+// OnExit is where the keeper's client reports (keeper.Config).
+func (m *Manager) OnExit(i keeper.Item) {
+	if i.Kind == keeper.KindExec {
+		m.execExited(i)
+		return
+	}
+	m.exits.put(i)
+}
+
+// WatchExits records ended containers until ctx ends.
+func (m *Manager) WatchExits(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.exits.wake:
+		}
+		for _, i := range m.exits.take() {
+			m.exited(ctx, i)
+		}
+	}
+}
+
+// exited records the end of a container.
+func (m *Manager) exited(ctx context.Context, i keeper.Item) {
+	e, err := m.containerEntry(i.ID)
+	if err != nil {
+		return // a pod's init, or removed meanwhile
+	}
+	if err := m.recordExit(ctx, e, *i.Exit); err != nil {
+		logger(i.ID).Error("cannot record exit", "err", err)
+	}
+}
+
+func (m *Manager) recordExit(ctx context.Context, e *containerEntry, exit keeper.Exit) error {
+	c := *m.currentContainer(e)
+	if c.End != nil {
+		return nil
+	}
+	if !c.ownPIDs() {
+		// What it left behind in a PID namespace that lives on ends with it.
+		if err := m.cfg.Cgroups.Kill(ctx, c.ID, m.cgroupOf(&c)); err != nil {
+			logger(c.ID).Warn("cannot kill what the container left", "err", err)
+		}
+	}
+	c.End = m.endOf(&c, exit)
+	if err := m.saveContainer(e, &c); err != nil {
+		return err
+	}
+	m.ended(e)
+	// The record has it all now: the keeper may let go.
+	return m.cfg.Custody.Release(ctx, c.ID)
+}
+
+// ended wakes whoever waits for the container's end.
+func (m *Manager) ended(e *containerEntry) {
+	e.stopMu.Lock()
+	defer e.stopMu.Unlock()
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+	select {
+	case <-e.exited:
+	default:
+		close(e.exited)
+	}
+}
+
+func (m *Manager) endOf(c *Container, exit keeper.Exit) *End {
+	end := &End{At: notBefore(exit.At, c.StartedAt), Code: exit.Code, Reason: ReasonError}
+	switch {
+	case exit.Unknown != "":
+		end.Reason, end.Message = ReasonUnknown, exit.Unknown
+	case exit.Code == 0:
+		end.Reason = ReasonCompleted
+	case exit.Code == 128+int(unix.SIGKILL) && m.oomKilled(c):
+		end.Reason = ReasonOOMKilled
+	}
+	return end
+}
+
+func (m *Manager) oomKilled(c *Container) bool {
+	n, err := m.cfg.Cgroups.OOMKills(c.ID, m.cgroupOf(c))
+	return err == nil && n > 0
+}
+
+// cgroupOf is the path of a container's group.
+func (m *Manager) cgroupOf(c *Container) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.pods[c.PodID]; p != nil {
+		return cgroupPath(p.pod.CgroupParent, c.ID)
+	}
+	return cgroupPath(m.ownCgroup(c.PodID), c.ID)
+}

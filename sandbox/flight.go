@@ -1,0 +1,147 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// retryBound is how long work whose client has gone away is kept for the
+// client's retry.
+const retryBound = 30 * time.Second
+
+var errAbandoned = fmt.Errorf("nobody asked for it again within %v", retryBound)
+
+// flights makes creating idempotent: requests with one key share one flight,
+// and a retry finds what an earlier request began or finished.
+type flights struct {
+	mu    sync.Mutex
+	byKey map[string]*flight
+}
+
+type flight struct {
+	request any // what was asked for
+	done    chan struct{}
+	cancel  context.CancelCauseFunc
+	id      string
+	err     error
+	waiters int
+	timer   *time.Timer // runs while there are no waiters
+}
+
+// join waits for the flight of key, beginning it with do if there is none. same
+// tells whether a request is the one in flight. The work does not end with ctx:
+// when the last client is gone, it goes on for retryBound, and is then cancelled
+// or, if it was finished, taken back with drop.
+func (f *flights) join(ctx context.Context, key string, request any, work flightWork) (string, error) {
+	f.mu.Lock()
+	fl := f.byKey[key]
+	if fl == nil {
+		fl = f.begin(ctx, key, request, work)
+	} else if err := work.same(fl.request); err != nil {
+		f.mu.Unlock()
+		return "", err
+	}
+	fl.waiters++
+	if fl.timer != nil {
+		fl.timer.Stop()
+		fl.timer = nil
+	}
+	f.mu.Unlock()
+	select {
+	case <-fl.done:
+		f.land(key, fl)
+		return fl.id, fl.err
+	case <-ctx.Done():
+		f.leave(key, fl, work)
+		return "", context.Cause(ctx)
+	}
+}
+
+// flightWork is what a flight does: begin it, compare it, take it back.
+type flightWork struct {
+	do   func(context.Context) (string, error)
+	same func(request any) error
+	drop func(ctx context.Context, id string) error
+}
+
+func (f *flights) begin(ctx context.Context, key string, request any, work flightWork) *flight {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	fl := &flight{request: request, done: make(chan struct{}), cancel: cancel}
+	if f.byKey == nil {
+		f.byKey = map[string]*flight{}
+	}
+	f.byKey[key] = fl
+	go func() {
+		fl.id, fl.err = work.do(ctx)
+		cancel(nil)
+		f.mu.Lock()
+		if fl.err != nil && f.byKey[key] == fl {
+			delete(f.byKey, key) // a retry begins anew
+		}
+		f.mu.Unlock()
+		close(fl.done)
+	}()
+	return fl
+}
+
+// land ends a flight that somebody has the answer of.
+func (f *flights) land(key string, fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fl.waiters--
+	if f.byKey[key] == fl {
+		delete(f.byKey, key)
+	}
+}
+
+func (f *flights) leave(key string, fl *flight, work flightWork) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fl.waiters--
+	if fl.waiters > 0 || f.byKey[key] != fl {
+		return
+	}
+	fl.timer = time.AfterFunc(retryBound, func() { f.abandon(key, fl, work) })
+}
+
+// abandon takes back what nobody came for.
+func (f *flights) abandon(key string, fl *flight, work flightWork) {
+	f.mu.Lock()
+	if fl.waiters > 0 || f.byKey[key] != fl {
+		f.mu.Unlock()
+		return
+	}
+	delete(f.byKey, key)
+	f.mu.Unlock()
+	fl.cancel(errAbandoned)
+	<-fl.done
+	if fl.err == nil {
+		work.drop(context.Background(), fl.id)
+	}
+}
+
+var errSuperseded = errors.New("a later attempt of the same pod has come")
+
+// cancel ends the flights whose request match says so, and waits for them.
+func (f *flights) cancel(ctx context.Context, match func(request any) bool) error {
+	f.mu.Lock()
+	var hit []*flight
+	for _, fl := range f.byKey {
+		if match(fl.request) {
+			hit = append(hit, fl)
+		}
+	}
+	f.mu.Unlock()
+	for _, fl := range hit {
+		fl.cancel(errSuperseded)
+		select {
+		case <-fl.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cri-box/cri-box/network"
+	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/oci/spec"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// shmSize is a pod's /dev/shm, in bytes: what Docker made the custom.
+const shmSize = 64 << 20
+
+// RunPod makes a pod and returns its id. It is idempotent by the pod's name,
+// namespace, uid and attempt.
+func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	if err := spec.ValidateSandbox(c); err != nil {
+		return "", err
+	}
+	if handler != "" {
+		return "", fmt.Errorf("runtime handler %q is not known; the only one is the default, \"\": %w", handler, spec.ErrInvalid)
+	}
+	key := podKey(c)
+	if id, err := m.existingPod(key, c); id != "" || err != nil {
+		return id, err
+	}
+	if err := m.creates.cancel(ctx, func(other any) bool { return lowerAttempt(other, c) }); err != nil {
+		return "", err
+	}
+	return m.creates.join(ctx, "pod/"+key, c, flightWork{
+		do: func(ctx context.Context) (string, error) {
+			if id, err := m.existingPod(key, c); id != "" || err != nil {
+				return id, err
+			}
+			return m.runPod(ctx, c)
+		},
+		same: func(other any) error { return samePod(other.(*runtimeapi.PodSandboxConfig), c) },
+		drop: m.RemovePod,
+	})
+}
+
+func (m *Manager) existingPod(key string, c *runtimeapi.PodSandboxConfig) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := m.podKeys[key]
+	if id == "" {
+		return "", nil
+	}
+	p := m.pods[id].pod
+	if !p.Ready() {
+		return "", fmt.Errorf("pod %s exists and is not ready; remove %s or use a higher attempt: %w", key, id, ErrExists)
+	}
+	return id, samePod(p.Config.Of, c)
+}
+
+func samePod(have, want *runtimeapi.PodSandboxConfig) error {
+	if field := differs(have, want); field != "" {
+		return fmt.Errorf("pod %s exists with another %s: %w", podKey(want), field, ErrExists)
+	}
+	return nil
+}
+
+// lowerAttempt tells whether other is an earlier attempt at the pod of c.
+func lowerAttempt(other any, c *runtimeapi.PodSandboxConfig) bool {
+	o, ok := other.(*runtimeapi.PodSandboxConfig)
+	if !ok {
+		return false
+	}
+	a, b := o.GetMetadata(), c.GetMetadata()
+	return a.GetNamespace() == b.GetNamespace() && a.GetName() == b.GetName() && a.GetUid() == b.GetUid() && a.GetAttempt() < b.GetAttempt()
+}
+
+// runPod takes a new pod up.
+func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (string, error) {
+	p := &Pod{ID: newID(), BootID: m.cfg.BootID, Config: Message[*runtimeapi.PodSandboxConfig]{c}, CreatedAt: time.Now()}
+	p.CgroupParent = c.GetLinux().GetCgroupParent()
+	if p.CgroupParent == "" {
+		p.CgroupParent = m.ownCgroup(p.ID)
+	}
+	e := &podEntry{lock: newLock(), pod: p}
+	m.mu.Lock()
+	m.pods[p.ID] = e
+	m.podKeys[podKey(c)] = p.ID
+	m.mu.Unlock()
+	up := &podUp{Manager: m, entry: e, pod: *p}
+	if err := run(ctx, up.steps(), atStage(&e.stage)); err != nil {
+		m.forgetPod(p)
+		return "", fmt.Errorf("cannot run pod %s: %w", podKey(c), err)
+	}
+	return p.ID, nil
+}
+
+func (m *Manager) forgetPod(p *Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.pods, p.ID)
+	if key := podKey(p.Config.Of); m.podKeys[key] == p.ID {
+		delete(m.podKeys, key)
+	}
+	m.stale = true
+}
+
+// podUp is a pod on its way up. pod is what will be published at the end.
+type podUp struct {
+	*Manager
+	entry *podEntry
+	pod   Pod
+	later map[string]string // sysctls that need the pod's interface
+}
+
+// steps are what a pod consists of, in the order in which it is made.
+func (u *podUp) steps() []step {
+	id := u.pod.ID
+	return append([]step{
+		{"write record", u.writeRecord, func(context.Context) error { return u.removePodDirs(id) }},
+	}, append(u.hostSteps(), step{"publish", u.publish, nil})...)
+}
+
+// hostSteps are those that make something outside the pod's own directories:
+// what StopPodSandbox undoes.
+func (u *podUp) hostSteps() []step {
+	id := u.pod.ID
+	return []step{
+		{"write files", u.writeFiles, nil},
+		{"make namespaces", u.makeNamespaces, func(ctx context.Context) error { return u.cfg.Custody.Release(ctx, id) }},
+		{"pin network namespace", u.pin, func(context.Context) error { return netns.Unpin(u.NetNSPath(id)) }},
+		{"attach network", u.attach, func(ctx context.Context) error { return u.cfg.Network.Detach(ctx, id) }},
+	}
+}
+
+func (u *podUp) writeRecord(context.Context) error {
+	for _, dir := range []string{u.podDir(u.pod.ID), u.podState(u.pod.ID)} {
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	return podKind.Save(u.podDir(u.pod.ID), &u.pod)
+}
+
+func (m *Manager) removePodDirs(id string) error {
+	return errors.Join(os.RemoveAll(m.podState(id)), os.RemoveAll(m.podDir(id)))
+}
+
+// makeNamespaces makes what the pod does not share with the node, and gives it
+// into custody: it lives as long as somebody holds it, without a process.
+func (u *podUp) makeNamespaces(ctx context.Context) error {
+	sysctls, err := spec.Sysctls(u.pod.Config.Of)
+	if err != nil {
+		return err
+	}
+	now, later := netns.SplitSysctls(sysctls)
+	u.later = later
+	files := map[string]*os.File{}
+	if !u.pod.hostNetwork() || !u.pod.hostIPC() {
+		set, err := netns.New(ctx, netns.Options{
+			NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
+			Hostname: u.pod.hostname(), Sysctls: now,
+		})
+		if err != nil {
+			return err
+		}
+		for name, f := range map[string]*os.File{"net": set.Net, "ipc": set.IPC, "uts": set.UTS} {
+			if f != nil {
+				files[name] = f
+			}
+		}
+	}
+	if !u.pod.hostIPC() {
+		shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: shmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+		if err != nil {
+			closeFiles(files)
+			return err
+		}
+		files["shm"] = shm
+	}
+	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
+}
+
+func closeFiles(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+func (u *podUp) pin(context.Context) error {
+	if u.pod.hostNetwork() {
+		return nil
+	}
+	net, err := u.cfg.Custody.FD(u.pod.ID, "net")
+	if err != nil {
+		return err
+	}
+	defer net.Close()
+	return netns.Pin(int(net.Fd()), u.NetNSPath(u.pod.ID))
+}
+
+func (u *podUp) attach(ctx context.Context) error {
+	if u.pod.hostNetwork() {
+		return nil
+	}
+	if err := u.cfg.Network.Ready(); err != nil {
+		return fmt.Errorf("the network is not ready: %w: %w", err, ErrUnavailable)
+	}
+	net, err := u.cfg.Custody.FD(u.pod.ID, "net")
+	if err != nil {
+		return err
+	}
+	defer net.Close()
+	c := u.pod.Config.Of
+	ports, err := ports(c.GetPortMappings())
+	if err != nil {
+		return err
+	}
+	u.pod.Network, err = u.cfg.Network.Attach(ctx, network.Pod{
+		ID: u.pod.ID, Namespace: c.GetMetadata().GetNamespace(), Name: c.GetMetadata().GetName(), UID: c.GetMetadata().GetUid(),
+		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Ports: ports,
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
+	})
+	if err != nil {
+		return err
+	}
+	if len(u.later) > 0 {
+		return netns.WriteSysctls(int(net.Fd()), u.later)
+	}
+	return nil
+}
+
+func ports(mappings []*runtimeapi.PortMapping) ([]network.PortMapping, error) {
+	protocols := map[runtimeapi.Protocol]network.Protocol{
+		runtimeapi.Protocol_TCP: network.TCP, runtimeapi.Protocol_UDP: network.UDP, runtimeapi.Protocol_SCTP: network.SCTP}
+	var out []network.PortMapping
+	for _, pm := range mappings {
+		if pm.GetHostPort() <= 0 {
+			continue
+		}
+		one := network.PortMapping{Protocol: protocols[pm.GetProtocol()], ContainerPort: uint16(pm.GetContainerPort()), HostPort: uint16(pm.GetHostPort())}
+		if ip := pm.GetHostIp(); ip != "" {
+			addr, err := netip.ParseAddr(ip)
+			if err != nil {
+				return nil, fmt.Errorf("port_mappings: host_ip %q is no address: %w", ip, spec.ErrInvalid)
+			}
+			one.HostIP = addr
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// publish makes the pod ready, unless it was stopped on its way up.
+func (u *podUp) publish(context.Context) error {
+	if err := u.writeHosts(); err != nil {
+		return err
+	}
+	u.pod.ReadyAt = time.Now()
+	p := u.pod
+	return u.savePod(u.entry, &p)
+}

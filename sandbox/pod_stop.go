@@ -1,0 +1,119 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cri-box/cri-box/oci"
+)
+
+// StopPod kills the pod's containers and takes its network and namespaces away.
+// It is idempotent, also for a pod that is not there.
+func (m *Manager) StopPod(ctx context.Context, id string) error {
+	e, err := m.podEntry(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	e.stopping = true // from here on nothing new begins in it
+	m.mu.Unlock()
+	if err := e.lock.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot stop pod %s: another stop is at %q: %w", id, e.stageName(), err)
+	}
+	defer e.lock.release()
+	return m.stopLocked(ctx, e)
+}
+
+func (e *podEntry) stageName() string {
+	if s := e.stage.Load(); s != nil {
+		return s.Name
+	}
+	return ""
+}
+
+func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
+	p := m.currentPod(e)
+	if !p.StoppedAt.IsZero() {
+		return nil
+	}
+	if err := m.killAll(ctx, p.ID); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.ID, err)
+	}
+	if err := m.takeDown(ctx, e, p); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.ID, err)
+	}
+	stopped := *p
+	stopped.StoppedAt = time.Now()
+	return m.savePod(e, &stopped)
+}
+
+// takeDown undoes what a pod has on the host but its directories.
+func (m *Manager) takeDown(ctx context.Context, e *podEntry, p *Pod) error {
+	up := &podUp{Manager: m, entry: e, pod: *p}
+	return errors.Join(
+		m.cfg.Runtime.Delete(ctx, oci.InitID(p.ID), cgroupPath(p.CgroupParent, oci.InitID(p.ID))),
+		undo(ctx, up.hostSteps()),
+	)
+}
+
+// killAll ends all containers of the pod, all at once.
+func (m *Manager) killAll(ctx context.Context, podID string) error {
+	var errs []error
+	results := make(chan error)
+	all := m.containersOf(podID)
+	for _, c := range all {
+		go func() { results <- m.StopContainer(ctx, c, 0) }()
+	}
+	for range all {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}
+
+// containersOf lists the ids of the pod's containers, also of unfinished ones.
+func (m *Manager) containersOf(podID string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for id, e := range m.containers {
+		if e.ctr.PodID == podID {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// RemovePod stops the pod and removes its containers and itself. It is
+// idempotent, also for a pod that is not there.
+func (m *Manager) RemovePod(ctx context.Context, id string) error {
+	if err := m.StopPod(ctx, id); err != nil {
+		return err
+	}
+	e, err := m.podEntry(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.lock.acquire(ctx); err != nil {
+		return fmt.Errorf("cannot remove pod %s: %w", id, err)
+	}
+	defer e.lock.release()
+	p := m.currentPod(e)
+	for _, c := range m.containersOf(p.ID) {
+		if err := m.RemoveContainer(ctx, c); err != nil {
+			return fmt.Errorf("cannot remove pod %s: %w", p.ID, err)
+		}
+	}
+	if err := m.removePodDirs(p.ID); err != nil {
+		return fmt.Errorf("cannot remove pod %s: %w", p.ID, err)
+	}
+	m.forgetPod(p)
+	return nil
+}

@@ -1,0 +1,222 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/sandbox/record"
+)
+
+// recoverers is how many pods are looked at side by side.
+const recoverers = 16
+
+// Recover reads all records and sets them against what the keeper holds and the
+// kernel shows. What was being made is undone; what ended meanwhile is recorded;
+// a damaged record is set aside and hurts nobody else.
+func (m *Manager) Recover(ctx context.Context) error {
+	kept := map[string]keeper.Kept{}
+	for _, k := range m.cfg.Custody.Items() {
+		kept[k.ID] = k
+	}
+	if err := m.loadPods(); err != nil {
+		return err
+	}
+	if err := m.loadContainers(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	pods := make([]*podEntry, 0, len(m.pods))
+	for _, e := range m.pods {
+		pods = append(pods, e)
+	}
+	m.mu.Unlock()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, recoverers)
+	for _, e := range pods {
+		wg.Add(1)
+		slots <- struct{}{}
+		go func() {
+			defer wg.Done()
+			defer func() { <-slots }()
+			m.recoverPod(ctx, e, kept)
+		}()
+	}
+	wg.Wait()
+	return m.dropStrangers(ctx, kept)
+}
+
+// objects lists the directories below dir that are named by an id.
+func objects(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list records: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && len(e.Name()) == 64 {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+func (m *Manager) loadPods() error {
+	ids, err := objects(filepath.Join(m.cfg.RootDir, "pods"))
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		p := new(Pod)
+		if err := podKind.Load(m.podDir(id), p); err != nil || p.ID != id {
+			m.setAside(m.podDir(id), err)
+			continue
+		}
+		m.mu.Lock()
+		m.pods[id] = &podEntry{lock: newLock(), pod: p}
+		m.podKeys[podKey(p.Config.Of)] = id
+		m.mu.Unlock()
+	}
+	return nil
+}
+
+func (m *Manager) loadContainers() error {
+	ids, err := objects(filepath.Join(m.cfg.RootDir, "containers"))
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		c := new(Container)
+		if err := containerKind.Load(m.containerDir(id), c); err != nil || c.ID != id {
+			m.setAside(m.containerDir(id), err)
+			continue
+		}
+		m.mu.Lock()
+		m.containers[id] = &containerEntry{lock: newLock(), ctr: c, exited: make(chan struct{})}
+		m.ctrKeys[containerKey(c.PodID, c.Config.Of)] = id
+		m.mu.Unlock()
+		m.cfg.Images.Hold(id, c.Image.Layers)
+	}
+	return nil
+}
+
+// setAside moves a record that cannot be used out of the way. A directory
+// without any is what a kill between mkdir and the first write left.
+func (m *Manager) setAside(dir string, why error) {
+	if errors.Is(why, fs.ErrNotExist) {
+		if err := os.RemoveAll(dir); err != nil {
+			slog.Error("cannot remove unfinished directory", "dir", dir, "err", err)
+		}
+		return
+	}
+	to, err := record.Quarantine(dir)
+	slog.Error("record set aside", "dir", dir, "to", to, "why", why, "err", err)
+}
+
+// recoverPod brings one pod and its containers in line with the facts.
+func (m *Manager) recoverPod(ctx context.Context, e *podEntry, kept map[string]keeper.Kept) {
+	p := m.currentPod(e)
+	for _, id := range m.containersOf(p.ID) {
+		if err := m.recoverContainer(ctx, id, kept); err != nil {
+			logger(id).Error("cannot recover container", "err", err)
+		}
+	}
+	var err error
+	switch _, held := kept[p.ID]; {
+	case p.ReadyAt.IsZero():
+		err = m.RemovePod(ctx, p.ID)
+	case p.StoppedAt.IsZero() && (!held || p.BootID != m.cfg.BootID):
+		err = m.lostPod(ctx, e, p)
+	case e.stopping:
+		err = m.StopPod(ctx, p.ID)
+	}
+	if err != nil {
+		logger(p.ID).Error("cannot recover pod", "err", err)
+	}
+}
+
+// lostPod records a pod whose namespaces are gone: after a reboot, or when
+// daemon and keeper died together.
+func (m *Manager) lostPod(ctx context.Context, e *podEntry, p *Pod) error {
+	lost := *p
+	lost.StoppedAt = time.Now()
+	lost.Problem = "its namespaces are gone: the machine was restarted, or daemon and keeper died together"
+	if err := m.killAll(ctx, p.ID); err != nil {
+		return err
+	}
+	if err := m.takeDown(ctx, e, p); err != nil {
+		return err
+	}
+	return m.savePod(e, &lost)
+}
+
+func (m *Manager) recoverContainer(ctx context.Context, id string, kept map[string]keeper.Kept) error {
+	e, err := m.containerEntry(id)
+	if err != nil {
+		return err
+	}
+	c := m.currentContainer(e)
+	k, held := kept[id]
+	switch {
+	case c.End != nil:
+		m.ended(e)
+		return m.cfg.Custody.Release(ctx, id)
+	case !c.Made:
+		return m.RemoveContainer(ctx, id)
+	case held:
+		return m.recoverHeld(ctx, e, c, k)
+	case !c.StartedAt.IsZero():
+		return m.recordExit(ctx, e, keeper.Exit{Code: 255, At: time.Now(), Unknown: m.whyUnknown(c)})
+	}
+	return nil
+}
+
+// recoverHeld handles a container that the keeper has: it runs, ended meanwhile,
+// or was started by a daemon that died before it could write that down.
+func (m *Manager) recoverHeld(ctx context.Context, e *containerEntry, c *Container, k keeper.Kept) error {
+	if c.StartedAt.IsZero() {
+		started := *c
+		started.StartedAt, started.PID, started.BootID = time.Now(), k.PID, m.cfg.BootID
+		if k.Exit != nil {
+			started.StartedAt = notBefore(k.Exit.At, c.CreatedAt)
+		}
+		if err := m.saveContainer(e, &started); err != nil {
+			return err
+		}
+	}
+	if k.Exit != nil {
+		return m.recordExit(ctx, e, *k.Exit)
+	}
+	m.exits.began(c.ID)
+	return nil
+}
+
+func (m *Manager) whyUnknown(c *Container) string {
+	if c.BootID != m.cfg.BootID {
+		return "the machine was restarted while it ran"
+	}
+	return "daemon and keeper died while it ran, so that nobody saw its end"
+}
+
+// dropStrangers releases what the keeper holds and no record knows.
+func (m *Manager) dropStrangers(ctx context.Context, kept map[string]keeper.Kept) error {
+	var errs []error
+	for id, k := range kept {
+		m.mu.Lock()
+		known := m.pods[id] != nil || m.containers[id] != nil || len(id) > 64 && m.pods[id[:64]] != nil
+		m.mu.Unlock()
+		if known || k.Kind == keeper.KindExec {
+			continue
+		}
+		slog.Warn("the keeper held something that no record knows", "id", id)
+		errs = append(errs, m.cfg.Custody.Release(ctx, id))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,284 @@
+// Package sandbox is the domain: pods and containers, the steps that make them,
+// the states they go through, and what is left of them after a crash.
+//
+// An effect on the host is a step with a do and an undo (step.go). Making runs
+// the dos; failing, stopping, removing and recovering run the same undos. What
+// is known about an object stands in one record (sandbox/record), which is
+// written before the first step and after the last; everything on the host is
+// named after the object's id. Memory holds records and handles, no second truth.
+//
+// Locks: Manager.mu guards the maps and is held for moments; each container has
+// a lock for what changes it, each pod one for what takes it up or down, taken
+// in the order pod, container. None is held over another pod's work.
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cri-box/cri-box/network"
+	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Config is what a Manager stands on. What it points to stays the caller's.
+type Config struct {
+	// Instance prefixes the names of host objects.
+	Instance string
+	StateDir string
+	RootDir  string
+	BootID   string
+
+	Network network.Network
+	Images  *image.Store
+	Runtime Runtime
+	Cgroups Cgroups
+	Logs    Logs
+	Custody Custody
+
+	Host     spec.Host
+	Defaults spec.Defaults
+	// MakeSources: a missing source of a bind mount becomes a directory.
+	MakeSources bool
+}
+
+// Runtime is what starts containers; *oci.Runtime is one.
+type Runtime interface {
+	// Rootfs mounts the container's root file system, attached nowhere.
+	Rootfs(b oci.Bundle) (*os.File, error)
+	// Prepare makes everything that Start needs. rootfs becomes the runtime's;
+	// nil stands for Rootfs(b).
+	Prepare(ctx context.Context, b oci.Bundle, rootfs *os.File) error
+	Start(ctx context.Context, b oci.Bundle) (oci.Started, error)
+	Exec(ctx context.Context, e oci.Exec) (*oci.Session, error)
+	// Delete ends the container's processes and takes away what Prepare and
+	// Start made. It needs id and cgroup only, and is safe when there is nothing.
+	Delete(ctx context.Context, id, cgroup string) error
+}
+
+// Cgroups is what limits, measures and kills containers as groups; *oci.Runtime
+// is one. All take the container's id and its group's path.
+type Cgroups interface {
+	Kill(ctx context.Context, id, cgroup string) error
+	// OOMKills counts the processes that the kernel killed for want of memory.
+	OOMKills(id, cgroup string) (uint64, error)
+}
+
+// Logs is what writes containers' logs; *oci.Runtime is one.
+type Logs interface {
+	ReopenLog(ctx context.Context, b oci.Bundle) error
+}
+
+// Custody is what outlives the daemon; *keeper.Client is one.
+type Custody interface {
+	Hold(ctx context.Context, id string, files map[string]*os.File) error
+	Release(ctx context.Context, id string) error
+	FD(id, name string) (*os.File, error)
+	Items() []keeper.Kept
+}
+
+// A Manager owns all pods and containers of an instance.
+type Manager struct {
+	cfg     Config
+	creates flights
+	exits   exits
+
+	mu         sync.Mutex
+	pods       map[string]*podEntry
+	containers map[string]*containerEntry
+	podKeys    map[string]string // podKey to id
+	ctrKeys    map[string]string // containerKey to id
+	stale      bool              // the snapshot is older than the maps
+
+	snapshot atomic.Pointer[Snapshot]
+}
+
+// A podEntry is a pod's place in memory.
+type podEntry struct {
+	lock lock
+	pod  *Pod // guarded by Manager.mu; what it points to never changes
+	// stopping refuses new containers and starts. Guarded by Manager.mu.
+	stopping bool
+	stage    atomic.Pointer[Stage]
+}
+
+type containerEntry struct {
+	lock   lock
+	ctr    *Container // guarded by Manager.mu; what it points to never changes
+	exited chan struct{}
+	stage  atomic.Pointer[Stage]
+
+	stopMu   sync.Mutex
+	deadline time.Time // when the container is killed; zero: nobody stops it
+	timer    *time.Timer
+	spec     atomic.Pointer[specs.Spec]
+}
+
+// A Stage is where a pod or container is in a list of steps.
+type Stage struct {
+	Name  string
+	Since time.Time
+}
+
+func atStage(p *atomic.Pointer[Stage]) func(string) {
+	return func(name string) {
+		if name == "" {
+			p.Store(nil)
+			return
+		}
+		p.Store(&Stage{name, time.Now()})
+	}
+}
+
+// A Snapshot is all pods and containers at one moment. Nothing in it is ever
+// changed.
+type Snapshot struct {
+	Pods       []*Pod
+	Containers []*Container
+}
+
+// New returns a Manager with nothing in it; Recover fills it.
+func New(cfg Config) (*Manager, error) {
+	for _, dir := range []string{filepath.Join(cfg.RootDir, "pods"), filepath.Join(cfg.RootDir, "containers"), filepath.Join(cfg.StateDir, "pods")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("cannot make directory: %w", err)
+		}
+	}
+	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
+		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
+	m.exits.init()
+	return m, nil
+}
+
+// List returns the current snapshot.
+func (m *Manager) List() *Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.snapshot.Load(); s != nil && !m.stale {
+		return s
+	}
+	s := &Snapshot{Pods: make([]*Pod, 0, len(m.pods)), Containers: make([]*Container, 0, len(m.containers))}
+	for _, e := range m.pods {
+		if !e.pod.ReadyAt.IsZero() || e.pod.Problem != "" {
+			s.Pods = append(s.Pods, e.pod)
+		}
+	}
+	for _, e := range m.containers {
+		if e.ctr.Made {
+			s.Containers = append(s.Containers, e.ctr)
+		}
+	}
+	m.stale = false
+	m.snapshot.Store(s)
+	return s
+}
+
+// Pod finds a pod by its id or a unique beginning of it.
+func (m *Manager) Pod(id string) (*Pod, error) {
+	e, err := m.podEntry(id)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.pod, nil
+}
+
+func (m *Manager) podEntry(id string) (*podEntry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return find(m.pods, "pod", id)
+}
+
+// Container finds a container by its id or a unique beginning of it.
+func (m *Manager) Container(id string) (*Container, error) {
+	e, err := m.containerEntry(id)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.ctr, nil
+}
+
+func (m *Manager) containerEntry(id string) (*containerEntry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return find(m.containers, "container", id)
+}
+
+func find[E any](all map[string]*E, kind, id string) (*E, error) {
+	if e := all[id]; e != nil {
+		return e, nil
+	}
+	var hit *E
+	if id != "" {
+		for full, e := range all {
+			if strings.HasPrefix(full, id) {
+				if hit != nil {
+					return nil, fmt.Errorf("cannot tell which %s is meant by %q: several begin so: %w", kind, id, spec.ErrInvalid)
+				}
+				hit = e
+			}
+		}
+	}
+	if hit == nil {
+		return nil, fmt.Errorf("%s %q: %w", kind, id, ErrNotFound)
+	}
+	return hit, nil
+}
+
+// savePod writes the record and publishes it.
+func (m *Manager) savePod(e *podEntry, p *Pod) error {
+	if err := podKind.Save(m.podDir(p.ID), p); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.pod, m.stale = p, true
+	return nil
+}
+
+func (m *Manager) saveContainer(e *containerEntry, c *Container) error {
+	if err := containerKind.Save(m.containerDir(c.ID), c); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.ctr, m.stale = c, true
+	return nil
+}
+
+// current gives the published values of entries.
+func (m *Manager) currentPod(e *podEntry) *Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.pod
+}
+
+func (m *Manager) currentContainer(e *containerEntry) *Container {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.ctr
+}
+
+// newID returns 64 lower-case hex digits.
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func logger(id string) *slog.Logger { return slog.With("id", id[:12]) }

@@ -1,0 +1,56 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A step is one effect on the host and its reverse. undo needs nothing but what
+// it closes over, usually an id; it is safe when do never ran, ran half, or was
+// undone before.
+type step struct {
+	name string
+	do   func(context.Context) error
+	undo func(context.Context) error
+}
+
+// undoBound is how long undoing a whole list may take: clean-up runs on a
+// context of its own, since the request's may have ended.
+const undoBound = 2 * time.Minute
+
+// run does the steps in order. When one fails, it and all before it are undone,
+// and the error joins what went wrong on the way back. at is told each step's
+// name as it begins.
+func run(ctx context.Context, steps []step, at func(string)) error {
+	for i, s := range steps {
+		at(s.name)
+		err := context.Cause(ctx)
+		if err == nil {
+			err = s.do(ctx)
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", s.name, err)
+			return errors.Join(err, undo(ctx, steps[:i+1]))
+		}
+	}
+	at("")
+	return nil
+}
+
+// undo undoes the steps in reverse order, all of them, whatever fails.
+func undo(ctx context.Context, steps []step) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	var errs []error
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].undo == nil {
+			continue
+		}
+		if err := steps[i].undo(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", steps[i].name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
