@@ -167,14 +167,19 @@ func (i *Instance) Start() {
 	i.dial()
 }
 
-// Command returns the product's command with the instance's directories, to be
-// run in the node's namespace by i.Node.Do.
-func (i *Instance) Command(verb string, args ...string) *exec.Cmd {
+// Command returns the product's command with these arguments. i.Node.Do runs it
+// in the node's namespace.
+func (i *Instance) Command(args ...string) *exec.Cmd {
 	i.T.Helper()
-	args = append([]string{verb, "--root", i.Root, "--state", i.State}, args...)
 	cmd := exec.Command(CriBox(i.T), args...)
 	cmd.Env = append(os.Environ(), i.env...)
 	return cmd
+}
+
+// Serve returns the command that starts serve on the instance's directories.
+func (i *Instance) Serve(args ...string) *exec.Cmd {
+	i.T.Helper()
+	return i.Command(append([]string{"serve", "--root", i.Root, "--state", i.State}, args...)...)
 }
 
 func (i *Instance) launch(notify string) error {
@@ -183,7 +188,7 @@ func (i *Instance) launch(notify string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := i.Command("serve", append([]string{"--log-level", "debug"}, i.args...)...)
+	cmd := i.Serve(append([]string{"--log-level", "debug"}, i.args...)...)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := i.Node.Do(cmd.Start); err != nil {

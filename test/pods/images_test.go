@@ -168,7 +168,7 @@ func TestImport(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Close()
-			if out, err := i.Command("images", "import", file).CombinedOutput(); err != nil {
+			if out, err := i.Command("images", "import", "--state", i.State, file).CombinedOutput(); err != nil {
 				t.Fatalf("cannot import: %v\n%s", err, out)
 			}
 			if got := imageStatus(t, i, ref); got == nil || got.Id != img.ID() {

@@ -231,7 +231,7 @@ func TestBadRequests(t *testing.T) {
 
 func TestServeTwice(t *testing.T) {
 	i := harness.New(t)
-	second := i.Command("serve")
+	second := i.Serve()
 	var out strings.Builder
 	second.Stdout, second.Stderr = &out, &out
 	if err := i.Node.Do(second.Run); err == nil {
