@@ -37,15 +37,17 @@ const (
 	wait                = 10 * time.Second // for what has to come
 )
 
-// The link-local addresses are there because the kernel's own need a second of
-// duplicate address detection, and without one it looks for no neighbour.
+// The IPv6 neighbours are set because an interface that just came up finds none in
+// its first second.
 func newLab(t testing.TB) *lab {
 	l := &lab{t: t, cfg: Config{Instance: "cri-box", StateDir: t.TempDir()}}
 	l.node, l.outside = l.namespace(), l.namespace()
 	l.in(l.node, func() error { return l.uplink() })
-	l.in(l.node, func() error { return address("up0", node4+"/24", other4+"/24", node6+"/64", "fe80::2/64") })
-	l.in(l.outside, func() error { return address("up0", out4+"/24", out6+"/64", "fe80::1/64") })
+	l.in(l.node, func() error { return address("up0", node4+"/24", other4+"/24", node6+"/64") })
+	l.in(l.outside, func() error { return address("up0", out4+"/24", out6+"/64") })
 	l.in(l.node, func() error { return defaultRoutes(out4, out6) })
+	l.in(l.node, func() error { return setNeighbour(out6, outsideMAC) })
+	l.in(l.outside, func() error { return setNeighbour(node6, nodeMAC) })
 	l.link("up0") // waits until it can send, see wire.settle
 	l.open()
 	return l
@@ -82,10 +84,21 @@ func (l *lab) in(ns int, fn func() error) {
 
 func (l *lab) uplink() error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = "up0", 1400
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = "up0", 1400, nodeMAC
 	veth := netlink.NewVeth(attrs)
+	veth.PeerHardwareAddr = outsideMAC
 	veth.PeerName, veth.PeerNamespace = "up0", netlink.NsFd(l.outside)
 	return netlink.LinkAdd(veth)
+}
+
+var nodeMAC, outsideMAC = net.HardwareAddr{2, 0, 0, 0, 0, 2}, net.HardwareAddr{2, 0, 0, 0, 0, 1}
+
+func setNeighbour(ip string, mac net.HardwareAddr) error {
+	link, err := netlink.LinkByName("up0")
+	if err != nil {
+		return err
+	}
+	return netlink.NeighSet(neighbour(link, net.ParseIP(ip), mac))
 }
 
 func address(name string, cidrs ...string) error {
@@ -104,6 +117,11 @@ func address(name string, cidrs ...string) error {
 		addr.Flags = unix.IFA_F_NODAD
 		if err := netlink.AddrAdd(link, addr); err != nil {
 			return err
+		}
+		if ip, _ := netip.AddrFromSlice(addr.IP); ip.Unmap().Is6() {
+			if err := netlink.RouteReplace(localRoute(link, ip)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

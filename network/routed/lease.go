@@ -51,6 +51,7 @@ type leases struct {
 	byID map[string]lease
 	used map[netip.Addr]string // address to pod id
 	next uint64                // index at which the search for an address goes on
+	file *os.File              // holds next
 }
 
 // openLeases reads what is there. A file that cannot be read is one bad lease: it
@@ -66,13 +67,21 @@ func openLeases(path string, pools []pool) (*leases, error) {
 	}
 	l := &leases{dir: dir, pools: pools, byID: map[string]lease{}, used: map[netip.Addr]string{}}
 	if err := l.load(); err != nil {
-		dir.Close()
+		l.close()
 		return nil, fmt.Errorf("cannot read leases in %s: %w", path, err)
 	}
 	return l, nil
 }
 
 func (l *leases) load() error {
+	data, err := l.read(nextFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l.next, _ = strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64) // lost: the round begins anew
+	if l.file, err = l.dir.OpenFile(nextFile, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
 	entries, err := fs.ReadDir(l.dir.FS(), ".")
 	if err != nil {
 		return err
@@ -80,12 +89,6 @@ func (l *leases) load() error {
 	for _, entry := range entries {
 		name := entry.Name()
 		switch {
-		case name == nextFile:
-			data, err := l.read(name)
-			if err != nil {
-				return err
-			}
-			l.next, _ = strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
 		case strings.HasSuffix(name, ".tmp"): // of a process killed between write and rename
 			if err := l.dir.Remove(name); err != nil {
 				return err
@@ -191,7 +194,12 @@ func (l *leases) all() []lease {
 	return slices.SortedFunc(maps.Values(l.byID), func(a, b lease) int { return strings.Compare(a.Pod, b.Pod) })
 }
 
-func (l *leases) close() error { return l.dir.Close() }
+func (l *leases) close() error {
+	if l.file == nil {
+		return l.dir.Close()
+	}
+	return errors.Join(l.file.Close(), l.dir.Close())
+}
 
 // pickLocked finds the next free addresses, one of each family at the same index.
 // The search goes on where it ended, so an address rests for a whole round before
@@ -213,7 +221,11 @@ func (l *leases) pickLocked() ([]netip.Addr, error) {
 			continue
 		}
 		l.next = (index + 1) % size
-		return ips, l.writeLocked(nextFile, []byte(strconv.FormatUint(l.next, 10)+"\n"))
+		// In place and of constant length: one write is whole or not there.
+		if _, err := fmt.Fprintf(io.NewOffsetWriter(l.file, 0), "%020d\n", l.next); err != nil {
+			return nil, fmt.Errorf("cannot write lease: %w", err)
+		}
+		return ips, nil
 	}
 	return nil, fmt.Errorf("cannot find an address in %s: all %d are in use: %w", l.pools[0].prefix, size, network.ErrNoAddress)
 }

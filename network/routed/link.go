@@ -52,19 +52,18 @@ type wire struct {
 // make makes the veth straight into the pod's namespace or finds the one that is
 // there already.
 func (w *wire) make() error {
-	err := w.host.LinkAdd(w.veth())
+	veth := w.veth()
+	err := w.host.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) {
 		if ours, e := w.find(); ours || e != nil {
 			return e
 		}
-		err = w.host.LinkAdd(w.veth())
+		err = w.host.LinkAdd(veth)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make interface %s: %w", w.name, err)
 	}
-	if w.hostEnd, err = w.host.LinkByName(w.name); err != nil {
-		return fmt.Errorf("cannot find interface %s: %w", w.name, err)
-	}
+	w.hostEnd = veth // LinkAdd has filled in the index
 	if w.podEnd, err = w.pod.LinkByName(podLink); err != nil {
 		return fmt.Errorf("cannot find %s in the pod: %w", podLink, err)
 	}
@@ -177,6 +176,11 @@ func (w *wire) furnishPod(ips []netip.Addr) error {
 		if err := w.pod.AddrReplace(w.podEnd, addr); err != nil {
 			return fmt.Errorf("cannot give %s the address %s: %w", podLink, ip, err)
 		}
+		if ip.Is6() {
+			if err := w.pod.RouteReplace(localRoute(w.podEnd, ip)); err != nil {
+				return fmt.Errorf("cannot add local route of %s: %w", ip, err)
+			}
+		}
 		gateway := gateways[ip.Is4()]
 		if err := w.pod.NeighSet(neighbour(w.podEnd, gateway, hostMAC)); err != nil {
 			return fmt.Errorf("cannot set neighbour %s on %s: %w", gateway, podLink, err)
@@ -192,6 +196,14 @@ func (w *wire) furnishPod(ips []netip.Addr) error {
 
 func neighbour(link netlink.Link, ip net.IP, mac net.HardwareAddr) *netlink.Neigh {
 	return &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}
+}
+
+// localRoute delivers what is for ip. The kernel adds one by itself, but for IPv6
+// later, in the worker of duplicate address detection (addrconf_dad_work): until
+// then the first packets for the pod are lost, and with each a second.
+func localRoute(link netlink.Link, ip netip.Addr) *netlink.Route {
+	return &netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(ip), Type: unix.RTN_LOCAL,
+		Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
 }
 
 func hostNet(ip netip.Addr) *net.IPNet {

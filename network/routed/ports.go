@@ -183,8 +183,31 @@ func (r *ruleset) ownerError(conn *nftables.Conn, l lease, want map[string][]nft
 	return fmt.Errorf("cannot publish ports of %s: %w", l, network.ErrPortTaken)
 }
 
-// unpublish deletes whatever carries the pod's id. It needs no lease.
-func (r *ruleset) unpublish(conn *nftables.Conn, id string) error {
+// unpublish takes a pod's ports back. It deletes what the lease says, in one
+// transaction; if the kernel knows better, or without ports in the lease, whatever
+// carries the pod's id as comment. A port that another pod got is safe: a pod that
+// never published has no element in self either, and the transaction fails whole.
+func (r *ruleset) unpublish(conn *nftables.Conn, l lease) error {
+	if len(l.Ports) == 0 {
+		return r.unpublishListed(conn, l.Pod)
+	}
+	mine := elementsOf(l)
+	for _, set := range r.sets {
+		if err := change(conn, set, mine[set.Name], nil); err != nil {
+			return err
+		}
+	}
+	err := conn.Flush()
+	if errors.Is(err, unix.ENOENT) {
+		return r.unpublishListed(conn, l.Pod)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot take back ports of %s: %w", l, err)
+	}
+	return nil
+}
+
+func (r *ruleset) unpublishListed(conn *nftables.Conn, id string) error {
 	if exists, err := r.exists(conn); !exists || err != nil {
 		return err
 	}

@@ -53,17 +53,19 @@ type Config struct {
 // Network is the embedded network of one instance. It implements network.Network.
 type Network struct {
 	instance string
-	mtu      int
+	fixedMTU int // 0: the uplink's
 	pools    []pool
 	rules    ruleset
 	leases   *leases
 	queue    *queue
 	closed   atomic.Bool
 
-	// Used only by the queue's thread, except flows, which locks by itself.
-	host  *netlink.Handle
-	nft   filter
-	flows *netlink.Handle
+	flows *flows
+
+	// Used only by the queue's thread.
+	mtu  int // of the next pod
+	host *netlink.Handle
+	nft  filter
 }
 
 var _ network.Network = (*Network)(nil)
@@ -75,7 +77,7 @@ func Open(cfg Config) (*Network, error) {
 	if err := checkInstance(cfg.Instance); err != nil {
 		return nil, err
 	}
-	n := &Network{instance: cfg.Instance, mtu: cfg.MTU}
+	n := &Network{instance: cfg.Instance, fixedMTU: cfg.MTU}
 	queue, err := newQueue()
 	if err != nil {
 		return nil, err
@@ -101,10 +103,8 @@ func (n *Network) open(cfg Config) (err error) {
 	if n.host, err = newHandle(); err != nil {
 		return err
 	}
-	if n.flows, err = netlink.NewHandle(unix.NETLINK_NETFILTER); err != nil {
-		return fmt.Errorf("cannot open netfilter socket: %w", err)
-	}
-	return n.flows.SetSocketTimeout(kernelTimeout)
+	n.flows, err = newFlows()
+	return err
 }
 
 // pools are the ranges in use. A host without IPv6 gets none.
@@ -146,19 +146,17 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 	if err != nil {
 		return network.Result{}, err
 	}
-	w := &wire{name: n.linkName(pod.ID), mac: podMAC(pod.ID), mtu: n.mtu, netns: pod.NetNS}
+	w := &wire{name: n.linkName(pod.ID), mac: podMAC(pod.ID), netns: pod.NetNS}
 	err = n.queue.do(ctx, func() error {
 		if err := n.connect(w, &held); err != nil {
 			return err
 		}
 		return n.publish(w, held)
 	})
-	if err == nil {
-		err = n.dropStaleFlows(held, false)
-	}
 	if err != nil {
 		return network.Result{}, err
 	}
+	n.flows.arrived(held)
 	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.mtu}, nil
 }
 
@@ -171,10 +169,7 @@ func (n *Network) usable(id string) error {
 
 // connect makes the pod's veth, addresses and routes.
 func (n *Network) connect(w *wire, held *lease) (err error) {
-	if w.mtu == 0 {
-		w.mtu = uplinkMTU(n.host)
-	}
-	w.host = n.host
+	w.host, w.mtu = n.host, n.mtu
 	if w.pod, err = n.queue.inside(w.netns); err != nil {
 		return err
 	}
@@ -243,17 +238,19 @@ func (n *Network) detach(ctx context.Context, id string) error {
 		return err
 	}
 	held, known := n.leases.get(id)
+	held.Pod = id
 	err := n.queue.do(ctx, func() error {
 		var unpublish error
 		if !known || len(held.Ports) > 0 {
-			unpublish = n.nft.do(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, id) })
+			unpublish = n.nft.do(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, held) })
 		}
 		return errors.Join(unpublish, n.down(id))
 	})
 	if err != nil {
 		return err // the lease stays, so that nobody gets an address still in use
 	}
-	return errors.Join(n.dropStaleFlows(held, true), n.leases.drop(id))
+	n.flows.left(held)
+	return n.leases.drop(id)
 }
 
 func (n *Network) down(id string) error {
@@ -279,6 +276,9 @@ func (n *Network) Ready() error {
 
 // prepare makes host and table what they have to be; twice is a no-op.
 func (n *Network) prepare() error {
+	if n.mtu = n.fixedMTU; n.mtu == 0 {
+		n.mtu = uplinkMTU(n.host)
+	}
 	if err := forward(n.pools); err != nil {
 		return err
 	}
@@ -336,7 +336,7 @@ func (n *Network) release() {
 		n.host.Close()
 	}
 	if n.flows != nil {
-		n.flows.Close()
+		n.flows.close()
 	}
 	if n.leases != nil {
 		n.leases.close()

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-box/cri-box/network"
 )
@@ -193,16 +193,19 @@ func TestTakenPortNamesItsOwner(t *testing.T) {
 	l.pod("8080:80/tcp")
 }
 
-// The leases know of the port first; the kernel is asked too, and answers alike.
+// The leases know of the port first; where they do not, the kernel does.
 func TestTakenPortInTheKernel(t *testing.T) {
 	l := newLab(t)
-	first, second := l.pod("8080:80/tcp"), l.pod()
-	held, _ := l.net.leases.get(second.ID)
-	held.Ports = []network.PortMapping{mapping(t, "8080:80/tcp")}
-	err := l.net.queue.do(context.Background(), func() error {
-		return l.net.nft.do(func(c *nftables.Conn) error { return l.net.rules.publish(c, held) })
-	})
+	first := l.pod("8080:80/tcp")
+	if err := l.net.leases.drop(first.ID); err != nil { // its lease was lost
+		t.Fatal(err)
+	}
+	second := l.prepare("8080:80/tcp")
+	_, err := l.net.Attach(context.Background(), second.Pod)
 	if !errors.Is(err, network.ErrPortTaken) || !strings.Contains(err.Error(), "host port 8080: pod "+first.ID[:12]) {
+		t.Error(err)
+	}
+	if err := l.net.Detach(context.Background(), second.ID); err != nil {
 		t.Error(err)
 	}
 	l.serve(first.NetNS, "first", ":80")
@@ -231,7 +234,13 @@ func TestUDPClientMovesWithThePort(t *testing.T) {
 	if err := l.net.Detach(context.Background(), first.ID); err != nil {
 		t.Fatal(err)
 	}
+	l.net.flows.wait()
+	// The client goes on while nobody has the port: a flow to the node itself.
+	if answer, err := talk(conn); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("nobody answered %q, %v", answer, err)
+	}
 	second := l.pod("5353:53/udp")
+	l.net.flows.wait()
 	l.serve(second.NetNS, "second", ":53")
 	if got, err := talk(conn); err != nil || got != "second "+out4 {
 		t.Errorf("the client still talks to the pod before: %q, %v", got, err)
