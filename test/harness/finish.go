@@ -23,7 +23,7 @@ func (i *Instance) finish() {
 		}
 	}
 	i.stopKeeper()
-	left := i.leftovers()
+	left := i.leftoversAfterAll()
 	for _, l := range left {
 		i.T.Errorf("left over: %v", l)
 	}

@@ -156,9 +156,8 @@ func (i *Instance) Start() {
 	if err != nil {
 		i.T.Fatal(err)
 	}
-	defer os.Remove(notify.path)
-	defer notify.Close()
-	if err := i.launch(notify.path); err != nil {
+	if err := i.launch(notify); err != nil {
+		notify.Close()
 		i.T.Fatalf("cannot start serve: %v", err)
 	}
 	if err := notify.wait(i.proc.ended, readyTimeout); err != nil {
@@ -182,14 +181,14 @@ func (i *Instance) Serve(args ...string) *exec.Cmd {
 	return i.Command(append([]string{"serve", "--root", i.Root, "--state", i.State}, args...)...)
 }
 
-func (i *Instance) launch(notify string) error {
+func (i *Instance) launch(notify *notifier) error {
 	log, err := os.OpenFile(i.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 	cmd := i.Serve(append([]string{"--log-level", "debug"}, i.args...)...)
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify)
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify.path)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := i.Node.Do(cmd.Start); err != nil {
 		return err
@@ -197,6 +196,7 @@ func (i *Instance) launch(notify string) error {
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		cmd.Wait() // the test asks cmd.ProcessState
+		notify.Close()
 		close(p.ended)
 	}()
 	i.proc = p

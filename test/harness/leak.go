@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // netnsDir is where network namespaces are pinned by name.
@@ -26,6 +27,19 @@ func (l Leftover) String() string {
 		return fmt.Sprintf("process %d: %s", l.pid, l.Name)
 	}
 	return l.Kind + " " + l.Name
+}
+
+// settleTime is how long what goes away by itself may take: the kernel removes the
+// host's end of a pod's link some time after the namespace (DESIGN 6).
+const settleTime = 5 * time.Second
+
+// leftoversAfterAll is what is left when everything had time to go.
+func (i *Instance) leftoversAfterAll() (left []Leftover) {
+	within(settleTime, func() bool {
+		left = i.leftovers()
+		return len(left) == 0
+	})
+	return left
 }
 
 // leftovers looks for everything that carries the instance's name, lives in its
@@ -60,7 +74,8 @@ func (i *Instance) leftProcesses() []Leftover {
 	here := Namespace(os.Getpid(), "mnt")
 	var found []Leftover
 	for _, p := range procs() {
-		if p.pid == os.Getpid() || p.state == "Z" && p.ppid == os.Getpid() {
+		// A zombie below the machine's init is that one's to reap.
+		if p.pid == os.Getpid() || p.state == "Z" && (p.ppid == os.Getpid() || p.ppid == 1) {
 			continue
 		}
 		text := strings.Join(p.args, " ")
@@ -145,8 +160,16 @@ var stays = []string{
 	"serve.log",
 	"logs", "logs/*", "logs/*/*", // container logs are the kubelet's, which removes them
 	"root",
+	"root/containers", "root/pods", // empty: what is in them is of a container or pod
+	"root/images.db", "root/incoming", "root/layers", "root/trash",
 	"state",
+	"state/containers", "state/pods",
+	"state/ipam", "state/ipam/next", // which address comes next: a lease has the address as its name
+	"state/keeper.log", "state/keeper.sock", "state/lock",
 }
+
+// layers are an image's: what is in them is not looked at.
+const layers = "root/layers/sha256-*"
 
 func (i *Instance) leftFiles() []Leftover {
 	var found []Leftover
@@ -155,7 +178,11 @@ func (i *Instance) leftFiles() []Leftover {
 		if err != nil || relErr != nil || rel == "." {
 			return nil
 		}
-		if !slices.ContainsFunc(stays, func(pattern string) bool { ok, _ := path.Match(pattern, rel); return ok }) {
+		matches := func(pattern string) bool { ok, _ := path.Match(pattern, rel); return ok }
+		if matches(layers) {
+			return filepath.SkipDir
+		}
+		if !slices.ContainsFunc(stays, matches) {
 			found = append(found, Leftover{Kind: "file", Name: rel})
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A nodeState is the node's network as text, one line for each link, address,
@@ -73,7 +74,8 @@ func (s *nodeState) readRoutes(h *netlink.Handle) error {
 			return err
 		}
 		for _, r := range routes {
-			if r.LinkIndex == uplinkIndex && byItself(r.Dst) {
+			// A node that forwards has an anycast address (RFC 4291, 2.6.1).
+			if r.LinkIndex == uplinkIndex && byItself(r.Dst) || r.Type == unix.RTN_ANYCAST {
 				continue
 			}
 			s.add("route %v via %v table %d type %d", r.Dst, r.Gw, r.Table, r.Type)

@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,7 +26,11 @@ func listenNotify(dir string) (*notifier, error) {
 	return &notifier{conn, path}, nil
 }
 
-func (n *notifier) Close() error { return n.conn.Close() }
+// Close takes the socket away.
+func (n *notifier) Close() error {
+	os.Remove(n.path)
+	return n.conn.Close()
+}
 
 // wait returns when READY=1 has arrived, or fails when the process has ended or
 // the time is over.

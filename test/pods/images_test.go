@@ -145,7 +145,7 @@ func TestPulledImageRuns(t *testing.T) {
 	equal(t, "covered", c.MustExec("/bin/busybox", "cat", "/etc/covered"), "above")
 	equal(t, "code for what the upper layer took away", exec(t, c, 0, "/bin/busybox", "test", "-e", "/etc/gone").Code, 1)
 	equal(t, "environment", c.MustExec("/bin/busybox", "sh", "-c", "echo $FROM_IMAGE $PATH; pwd"), "yes /bin\n/work\n")
-	equal(t, "image id in the status", c.Status().ImageRef, img.ID())
+	equal(t, "image id in the status", c.Status().ImageId, img.ID())
 	removeImage(t, i, ref)
 	equal(t, "below, with the image gone", c.MustExec("/bin/busybox", "cat", "/etc/below"), "below")
 }

@@ -133,7 +133,7 @@ func TestTargetInAnotherPodIsRefused(t *testing.T) {
 func TestOwnPIDNamespaceEndsWithItsFirst(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Run("c", i.Image(probe), run("tree"))
-	c.WaitOutput("pid 3")
+	i.Wait("the tree", func() bool { return strings.Count(c.Output("stdout"), "pid ") == 3 })
 	tree := append(descendants(c.PID()), c.PID())
 	if len(tree) != 3 {
 		t.Fatalf("the tree has %d processes, wanted 3", len(tree))

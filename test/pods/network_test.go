@@ -24,7 +24,7 @@ func TestPodAddress(t *testing.T) {
 	equal(t, "page from another container", pod.Run("client", i.Image(probe), run("get", "http://127.0.0.1:8080/")).WaitExit().ExitCode, 0)
 	other := i.RunPod().Run("client", i.Image(probe), run("get", "http://"+join(addresses(t, pod)[0], 8080)))
 	equal(t, "exit code of another pod's client", other.WaitExit().ExitCode, 0)
-	equal(t, "page from another pod", other.Output("stdout"), "hello")
+	equal(t, "page from another pod", strings.TrimSpace(other.Output("stdout")), "hello")
 }
 
 // addresses lists the pod's, the first one first.
@@ -107,11 +107,11 @@ func TestTrafficOut(t *testing.T) {
 	pod := i.RunPod()
 	c := pod.Run("client", i.Image(probe), run("get", "http://"+harness.OutsideIPv4))
 	equal(t, "exit code", c.WaitExit().ExitCode, 0)
-	equal(t, "address that the outside saw", c.Output("stdout"), harness.NodeIPv4)
+	equal(t, "address that the outside saw", strings.TrimSpace(c.Output("stdout")), harness.NodeIPv4)
 	if len(addresses(t, pod)) > 1 {
 		c = pod.Run("client6", i.Image(probe), run("get", "http://["+harness.OutsideIPv6+"]"))
 		equal(t, "exit code with IPv6", c.WaitExit().ExitCode, 0)
-		equal(t, "address that the outside saw", c.Output("stdout"), harness.NodeIPv6)
+		equal(t, "address that the outside saw", strings.TrimSpace(c.Output("stdout")), harness.NodeIPv6)
 	}
 }
 

@@ -32,9 +32,13 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 }
 
 // namespaces sets how a pod and, unless they say otherwise, its containers share.
+// On the node's network the name is the node's, and the kubelet sends none.
 func namespaces(network, pid, ipc runtimeapi.NamespaceMode) harness.PodOption {
 	return func(c *runtimeapi.PodSandboxConfig) {
 		c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: network, Pid: pid, Ipc: ipc}
+		if network == modeNode {
+			c.Hostname = ""
+		}
 	}
 }
 
