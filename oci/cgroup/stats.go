@@ -135,7 +135,7 @@ func (r *reader) v1(st *Stats) {
 
 // blkio reads "major:minor Read number" lines.
 func (r *reader) blkio(st *Stats) {
-	each(r.file("blkio", "blkio.throttle.io_service_bytes_recursive"), func(d *DeviceStats, op string, n uint64) {
+	eachDevice(r.file("blkio", "blkio.throttle.io_service_bytes_recursive"), func(d *DeviceStats, op string, n uint64) {
 		switch op {
 		case "Read":
 			d.ReadBytes = n
@@ -143,7 +143,7 @@ func (r *reader) blkio(st *Stats) {
 			d.WriteBytes = n
 		}
 	}, st)
-	each(r.file("blkio", "blkio.throttle.io_serviced_recursive"), func(d *DeviceStats, op string, n uint64) {
+	eachDevice(r.file("blkio", "blkio.throttle.io_serviced_recursive"), func(d *DeviceStats, op string, n uint64) {
 		switch op {
 		case "Read":
 			d.Reads = n
@@ -153,7 +153,7 @@ func (r *reader) blkio(st *Stats) {
 	}, st)
 }
 
-func each(data []byte, put func(*DeviceStats, string, uint64), st *Stats) {
+func eachDevice(data []byte, put func(*DeviceStats, string, uint64), st *Stats) {
 	for line := range bytes.Lines(data) {
 		f := bytes.Fields(line)
 		if len(f) != 3 {
