@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,6 +103,15 @@ func Init(pid int) int {
 func Alive(pid int) bool {
 	p, ok := readProc(pid)
 	return ok && p.state != "Z" && p.state != "X"
+}
+
+// Describe says what a process is and does, for messages.
+func Describe(pid int) string {
+	p, ok := readProc(pid)
+	if !ok {
+		return fmt.Sprintf("process %d is gone", pid)
+	}
+	return fmt.Sprintf("process %d, child of %d, state %s, waits in %s: %q", pid, p.ppid, p.state, readProcFile(pid, "wchan"), p.args)
 }
 
 // Keeper returns the keeper's pid, or 0: its command line names the instance's

@@ -99,11 +99,11 @@ func TestKeeperKilled(t *testing.T) {
 func TestKeeperKilledWithAnIdlePod(t *testing.T) {
 	i := harness.New(t)
 	pod := i.RunPod()
-	writer := pod.Run("writer", i.Image(busybox), []string{"/bin/sh", "-c", "echo kept >/dev/shm/file; readlink /proc/self/ns/net /proc/self/ns/ipc"})
+	writer := pod.Run("writer", i.Image(busybox), []string{"/bin/sh", "-c", "echo kept >/dev/shm/file; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc"})
 	writer.WaitExit()
 	old := i.KillKeeper()
 	i.Wait("another keeper", func() bool { k := i.Keeper(); return k != 0 && k != old })
-	reader := pod.Run("reader", i.Image(busybox), []string{"/bin/sh", "-c", "cat /dev/shm/file >&2; readlink /proc/self/ns/net /proc/self/ns/ipc"})
+	reader := pod.Run("reader", i.Image(busybox), []string{"/bin/sh", "-c", "cat /dev/shm/file >&2; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc"})
 	equal(t, "exit code", reader.WaitExit().ExitCode, 0)
 	equal(t, "shared memory", reader.Output("stderr"), "kept\n")
 	equal(t, "namespaces", reader.Output("stdout"), writer.Output("stdout"))
@@ -125,7 +125,7 @@ func TestBothKilled(t *testing.T) {
 	equal(t, "pods", len(resp.Items), 1)
 	pod.Stop()
 	if harness.Alive(pid) {
-		t.Error("the container outlived its pod")
+		t.Errorf("the container outlived its pod: %s", harness.Describe(pid))
 	}
 }
 
