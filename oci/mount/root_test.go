@@ -202,7 +202,7 @@ func TestCopyUp(t *testing.T) {
 	for _, err := range []error{
 		os.Chown(lower, 20, 21), unix.Chmod(lower, 0o2775), unix.Chmod(lower+"/empty", 0o755), os.Lchown(lower+"/link", 22, 23),
 		os.Chown(lower+"/sub/f", 24, 25), unix.Chmod(lower+"/sub/f", 0o4711),
-		unix.Setxattr(lower+"/sub/f", "user.note", []byte("yes"), 0),
+		unix.Setxattr(lower+"/sub/f", "security.note", []byte("yes"), 0),
 		unix.Mkfifo(lower+"/fifo", 0o600), unix.Chmod(lower+"/fifo", 0o622),
 		unix.Mknod(lower+"/device", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
 		os.WriteFile(lower+"/sparse", []byte("start"), 0o600), os.Truncate(lower+"/sparse", 200<<30),
@@ -257,7 +257,7 @@ func checkCopy(t *testing.T, to string) {
 		t.Errorf("%s, %v", target, err)
 	}
 	value := make([]byte, 10)
-	if n, err := unix.Getxattr(to+"/sub/f", "user.note", value); string(value[:max(n, 0)]) != "yes" {
+	if n, err := unix.Getxattr(to+"/sub/f", "security.note", value); string(value[:max(n, 0)]) != "yes" {
 		t.Errorf("attribute %q, %v", value, err)
 	}
 	if st := stat(t, dir, "sparse"); st.Size != 200<<30 || st.Blocks > 100 {
