@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -137,6 +138,8 @@ func (a *archiveSource) fetch(_ context.Context, desc ocispec.Descriptor, offset
 	}
 	return rc, err
 }
+
+func (a *archiveSource) again() (time.Duration, bool) { return 0, false }
 
 // readFile reads a small file of the archive.
 func (a *archiveSource) readFile(name string, limit int64) ([]byte, error) {

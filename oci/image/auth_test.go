@@ -232,8 +232,15 @@ func TestHostsFile(t *testing.T) {
 func TestBrokenHostsFile(t *testing.T) {
 	l := newLab(t)
 	l.reg.Push("app", "1", simple("x"))
-	l.hostsFile(t, l.host, "[host.\n")
-	wantError(t, l.pullError(t, "app:1", nil), "hosts.toml")
+	for content, want := range map[string]string{
+		"[host.\n":   "hosts.toml",
+		"server = 7": "hosts.toml",
+		"[host.\"http://x\"]\ncapabilities = [\"fetch\"]": `host "http://x": capability "fetch" is not known`,
+		"dial_timeout = \"soon\"":                         "invalid duration",
+	} {
+		l.hostsFile(t, l.host, content)
+		wantError(t, l.pullError(t, "app:1", nil), want)
+	}
 	if n := len(l.reg.Requests("")); n > 0 {
 		t.Errorf("%d requests went past the mirror", n)
 	}

@@ -73,10 +73,11 @@ func (r *resuming) mayResume(err error) error {
 	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
-	if r.failed++; r.failed > maxFailures || !transient(err) {
+	pause, again := r.src.again()
+	if r.failed++; !again || r.failed > maxFailures || !transient(err) {
 		return err
 	}
-	return wait(r.ctx, time.Duration(r.failed-1)*500*time.Millisecond)
+	return wait(r.ctx, time.Duration(r.failed-1)*pause)
 }
 
 // transient says whether the network failed, as opposed to an answer we got.

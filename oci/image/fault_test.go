@@ -70,7 +70,7 @@ func TestResumeAfterStall(t *testing.T) {
 }
 
 func TestStallForEver(t *testing.T) {
-	l := newLab(t, func(c *Config) { c.StallTimeout = 50 * time.Millisecond })
+	l := newLab(t, func(c *Config) { c.StallTimeout = 20 * time.Millisecond })
 	pushBig(l)
 	l.reg.Break(imagetest.Fault{Path: "/blobs/", StallAfter: -1})
 	within(t, 30*time.Second, "giving up", func(context.Context) {
@@ -195,6 +195,20 @@ func TestRedirect(t *testing.T) {
 			t.Errorf("credentials went to the blob store: %+v", r)
 		}
 	}
+}
+
+// TestRedirectToAnyPath: a blob store's addresses look like anything, and a
+// blob is still a blob.
+func TestRedirectToAnyPath(t *testing.T) {
+	l := newLab(t)
+	built := imagetest.New().File("/big", 0o644, noise(maxSmallBody+1000)).Build()
+	l.reg.Push("app", "1", built)
+	blob := built.Blob(built.Manifest.Layers[0].Digest)
+	l.reg.Break(imagetest.Fault{Path: "/bucket/", Do: func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(blob) }})
+	l.reg.Break(imagetest.Fault{Path: built.Manifest.Layers[0].Digest.String(), Do: func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/bucket/x?signature=1", http.StatusTemporaryRedirect)
+	}})
+	l.pull(t, "app:1")
 }
 
 // TestRedirectAsksForPassword: who gets a redirected request and asks for

@@ -58,6 +58,9 @@ type Config struct {
 	// StallTimeout is how long a registry may send nothing before the
 	// connection is given up and resumed. Default 30 s.
 	StallTimeout time.Duration
+	// RetryPause is how long a download that broke waits for its second try, and
+	// as much longer each time. Default 500 ms.
+	RetryPause time.Duration
 	// KeepUnused is how long layers of a failed pull wait for its retry.
 	// Default 10 minutes.
 	KeepUnused time.Duration
@@ -153,6 +156,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StallTimeout <= 0 {
 		c.StallTimeout = 30 * time.Second
+	}
+	if c.RetryPause <= 0 {
+		c.RetryPause = 500 * time.Millisecond
 	}
 	if c.KeepUnused <= 0 {
 		c.KeepUnused = 10 * time.Minute

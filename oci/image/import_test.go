@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,5 +159,61 @@ func TestImportDockerLinks(t *testing.T) {
 	images, err := l.ImportStream(t.Context(), &buf, ImportOptions{})
 	if err != nil || len(images) != 1 || images[0].ID != built.ID() || l.content(t, images[0], "file") != "x" {
 		t.Fatalf("%+v, %v", images, err)
+	}
+}
+
+func TestImportStreamAndFile(t *testing.T) {
+	built := imagetest.New().File("/f", 0o644, []byte("imported")).Layer().File("/g", 0o644, nil).Build()
+	layout := func(name string) func(io.Writer) error {
+		return func(w io.Writer) error { return built.OCILayoutTar(w, name) }
+	}
+	docker := func(tags ...string) func(io.Writer) error {
+		return func(w io.Writer) error { return built.DockerArchive(w, tags...) }
+	}
+	digestName := func(repo string) []string { return []string{repo + "@" + built.Top.Digest.String()} }
+	for name, c := range map[string]struct {
+		write         func(io.Writer) error
+		opts          ImportOptions
+		tags, digests []string
+	}{
+		"layout":           {layout("example.org/app:v1"), ImportOptions{}, []string{"example.org/app:v1"}, digestName("example.org/app")},
+		"layout short":     {layout("team/app"), ImportOptions{}, []string{"docker.io/team/app:latest"}, digestName("docker.io/team/app")},
+		"layout with tag":  {layout("v2"), ImportOptions{Name: "example.org/app"}, []string{"example.org/app:v2"}, digestName("example.org/app")},
+		"layout tag alone": {layout("v2"), ImportOptions{}, nil, nil},
+		"layout no name":   {layout(""), ImportOptions{}, nil, nil},
+		"layout named":     {layout(""), ImportOptions{Name: "x:1"}, []string{"docker.io/library/x:1"}, digestName("docker.io/library/x")},
+		"docker":           {docker("app:1", "app:2"), ImportOptions{}, []string{"docker.io/library/app:1", "docker.io/library/app:2"}, nil},
+		"docker named":     {docker(), ImportOptions{Name: "x:1"}, []string{"docker.io/library/x:1"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var buf bytes.Buffer
+			if err := c.write(&buf); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "image.tar")
+			if err := os.WriteFile(file, buf.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := newLab(t)
+			fromStream, err := l.ImportStream(t.Context(), &buf, c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fromFile, err := l.Import(t.Context(), file, c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, images := range [][]Image{fromStream, fromFile} {
+				if len(images) != 1 || images[0].ID != built.ID() || l.content(t, images[0], "f") != "imported" {
+					t.Fatalf("images %+v", images)
+				}
+				if !slices.Equal(images[0].RepoTags, c.tags) || !slices.Equal(images[0].RepoDigests, c.digests) {
+					t.Errorf("tags %v, digests %v", images[0].RepoTags, images[0].RepoDigests)
+				}
+			}
+			if len(l.List()) != 1 {
+				t.Errorf("list %v", l.List())
+			}
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -37,6 +38,9 @@ type document struct {
 type source interface {
 	// fetch opens content from an offset on. Reads end when ctx does.
 	fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	// again says whether a read that failed may work if it is tried again, and
+	// after which pause.
+	again() (pause time.Duration, ok bool)
 }
 
 // content is everything about an image but its layers.

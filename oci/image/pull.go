@@ -25,7 +25,8 @@ type Progress struct {
 
 // Pull gets an image from its registry, or one of the mirrors that hosts.toml
 // names, and returns its record. auth may be nil. progress may be nil; it is
-// called a few times a second, never twice at once, and not after the return.
+// called a few times a second while layers come, never twice at once, and not
+// after the return.
 //
 // When ctx ends the download ends, unless another pull with the same credentials
 // waits for the same layer. What was unpacked is kept a while for the next try.
@@ -53,6 +54,10 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	if err != nil {
 		return Image{}, err
 	}
+	names := labelsFor(named, top.Digest)
+	if img, ok, err := s.relabel(named.Name()+"@"+top.Digest.String(), names); ok || err != nil {
+		return img, err
+	}
 	c, err := readContent(ctx, reg, top)
 	if err != nil {
 		return Image{}, err
@@ -60,7 +65,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	job := newJob(c, reg, auth)
 	stop := job.report(progress)
 	defer stop()
-	return s.ingest(ctx, job, labelsFor(named, top.Digest))
+	return s.ingest(ctx, job, names)
 }
 
 // job is the work of getting one image's layers.

@@ -183,37 +183,52 @@ func (s *Store) forget(ref string) (purge func() error, err error) {
 	return s.sweep(img.Layers), nil
 }
 
-// commit records an image under new names, which other images lose. An image
-// that is there already keeps its manifest and its size.
+// commit records an image under new names. An image that is there already keeps
+// its manifest and its size.
 func (s *Store) commit(img Image, c *content, l labels) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	images := s.now.Load().images()
-	ch := change{records: map[string]record{}}
-	have, known := images[img.ID]
-	if known {
-		img = have
-	} else {
-		ch.add = &stored{id: img.ID, manifest: c.rawManifest, config: c.rawConfig}
+	if have, known := s.Resolve(img.ID); known {
+		return s.name(have, l, change{})
 	}
+	img, err := s.name(img, l, change{add: &stored{id: img.ID, manifest: c.rawManifest, config: c.rawConfig}})
+	if err == nil {
+		s.usage.add(img.Layers)
+	}
+	return img, err
+}
+
+// relabel gives the image that has one name further ones, if there is such an
+// image: a name with a digest, which the registry has just confirmed.
+func (s *Store) relabel(name string, l labels) (img Image, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if img, ok = s.Resolve(name); !ok {
+		return Image{}, false, nil
+	}
+	img, err = s.name(img, l, change{})
+	return img, true, err
+}
+
+// name gives an image names, which other images lose, and writes that down
+// together with what else changes. The caller holds mu.
+func (s *Store) name(img Image, l labels, c change) (Image, error) {
+	c.records = map[string]record{}
+	images := s.now.Load().images()
 	for _, other := range images {
 		if other.ID != img.ID && takeNames(&other, l) {
 			other.Pinned = s.isPinned(other)
 			images[other.ID] = other
-			ch.records[other.ID] = other.record()
+			c.records[other.ID] = other.record()
 		}
 	}
 	img.RepoTags = union(img.RepoTags, l.tags)
 	img.RepoDigests = union(img.RepoDigests, l.digests)
 	img.Pinned = s.isPinned(img)
 	images[img.ID] = img
-	ch.records[img.ID] = img.record()
-
-	if err := s.db.apply(ch); err != nil {
+	c.records[img.ID] = img.record()
+	if err := s.db.apply(c); err != nil {
 		return Image{}, err
-	}
-	if !known {
-		s.usage.add(img.Layers)
 	}
 	s.now.Store(newIndex(images))
 	return img, nil

@@ -368,12 +368,14 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { l.open(t, l.config) }()
+	found := 0
 	for range 12 {
 		killOnce(t, l)
 		s, err := Open(l.config)
 		if err != nil {
 			t.Fatal(err)
 		}
+		found += len(s.List())
 		for _, img := range s.List() {
 			if err := checkWhole(s, img, built); err != nil {
 				t.Error(err)
@@ -394,6 +396,9 @@ func TestKill(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+	if found == 0 {
+		t.Error("no image was ever there: nothing was tested")
 	}
 	if strings.Contains(l.log.String(), "ERROR") {
 		t.Errorf("log %s", l.log)

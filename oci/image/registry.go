@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -30,6 +32,7 @@ const maxHostsFile = 1 << 20
 // connection serves another one.
 type registry struct {
 	name       string
+	pause      time.Duration
 	resolver   remotes.Resolver
 	fetcher    remotes.Fetcher
 	transports []*http.Transport
@@ -41,7 +44,7 @@ func (s *Store) openRegistry(ctx context.Context, named reference.Named, auth *A
 	if err != nil {
 		return nil, err
 	}
-	r := &registry{name: named.String()}
+	r := &registry{name: named.String(), pause: s.config.RetryPause}
 	configured := config.ConfigureHosts(silent(ctx), config.HostOptions{
 		HostDir: s.hostDir,
 		UpdateClient: func(c *http.Client) error {
@@ -110,6 +113,8 @@ func (r *registry) fetch(ctx context.Context, desc ocispec.Descriptor, offset in
 	return rc, nil
 }
 
+func (r *registry) again() (time.Duration, bool) { return r.pause, true }
+
 // hostDir finds a host's directory in the first of CertsDirs that has one. A
 // hosts.toml that cannot be read is an error: the client would go past the
 // mirror to the upstream registry without a word.
@@ -127,26 +132,69 @@ func (s *Store) hostDir(host string) (string, error) {
 	return "", errdefs.ErrNotFound
 }
 
+// hostsFile is what is checked of a hosts.toml. The client reads it again.
+type hostsFile struct {
+	hostsEntry
+	Hosts map[string]hostsEntry `toml:"host"`
+}
+
+type hostsEntry struct {
+	Server       string   `toml:"server"`
+	Capabilities []string `toml:"capabilities"`
+	DialTimeout  string   `toml:"dial_timeout"`
+	SkipVerify   bool     `toml:"skip_verify"`
+	OverridePath bool     `toml:"override_path"`
+}
+
 func checkHostsFile(path string) error {
-	f, err := os.Open(path)
+	data, err := readHostsFile(path)
 	if os.IsNotExist(err) {
 		return nil
 	}
+	var file hostsFile
+	if err == nil {
+		err = toml.Unmarshal(data, &file)
+	}
+	if err == nil {
+		err = file.check()
+	}
+	for host, entry := range file.Hosts {
+		if entryErr := entry.check(); err == nil && entryErr != nil {
+			err = fmt.Errorf("host %q: %w", host, entryErr)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("cannot read registry configuration: %w", err)
+		return fmt.Errorf("cannot read registry configuration %s: %w", path, err)
+	}
+	return nil
+}
+
+func readHostsFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxHostsFile+1))
 	if err == nil && len(data) > maxHostsFile {
 		err = fmt.Errorf("file is larger than %d bytes", maxHostsFile)
 	}
-	if err == nil {
-		err = toml.Unmarshal(data, &map[string]any{})
+	return data, err
+}
+
+func (e hostsEntry) check() error {
+	for _, c := range e.Capabilities {
+		switch strings.ToLower(c) {
+		case "pull", "resolve", "push", "referrers":
+		default:
+			return fmt.Errorf("capability %q is not known: use pull, resolve, push or referrers", c)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("cannot read registry configuration %s: %w", path, err)
+	if e.DialTimeout == "" {
+		return nil
 	}
-	return nil
+	_, err := time.ParseDuration(e.DialTimeout)
+	return err
 }
 
 func isLoopback(u *url.URL) bool { return docker.IsLocalhost(u.Host) }

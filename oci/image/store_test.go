@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -32,9 +31,10 @@ func newLab(t *testing.T, change ...func(*Config)) *lab {
 	l := &lab{log: &bytes.Buffer{}}
 	l.reg, l.host = serve(t)
 	config := Config{
-		Root:      filepath.Join(t.TempDir(), "images"),
-		CertsDirs: []string{filepath.Join(t.TempDir(), "certs.d")},
-		Log:       slog.New(slog.NewTextHandler(l.log, nil)),
+		Root:       filepath.Join(t.TempDir(), "images"),
+		CertsDirs:  []string{filepath.Join(t.TempDir(), "certs.d")},
+		RetryPause: time.Millisecond,
+		Log:        slog.New(slog.NewTextHandler(l.log, nil)),
 	}
 	for _, c := range change {
 		c(&config)
@@ -353,6 +353,25 @@ func TestOneImageManyNames(t *testing.T) {
 	}
 }
 
+// TestPullAgain: nothing but the name is asked for when all is here.
+func TestPullAgain(t *testing.T) {
+	l := newLab(t)
+	top := l.reg.Push("app", "1", simple("x"))
+	l.reg.Push("app", "2", simple("x"))
+	first := l.pull(t, "app:1")
+	before := len(l.reg.Requests(""))
+	second := l.pull(t, "app:2")
+	if n := len(l.reg.Requests("")) - before; n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	if second.ID != first.ID || len(second.RepoTags) != 2 || len(l.List()) != 1 {
+		t.Errorf("%+v", second)
+	}
+	if img := l.pull(t, "app@"+top.String()); len(img.RepoTags) != 2 || len(img.RepoDigests) != 1 {
+		t.Errorf("%+v", img)
+	}
+}
+
 func TestPinned(t *testing.T) {
 	l := newLab(t)
 	l.config.Pinned = []string{l.host + "/infra/*", l.host + "/pause:1"}
@@ -430,13 +449,16 @@ func TestProgress(t *testing.T) {
 	for _, d := range built.Manifest.Layers {
 		total += d.Size
 	}
-	for range 2 { // the second time everything is here already
+	for range 2 { // the second time all layers are here already
 		var last Progress
 		if _, err := l.Pull(t.Context(), l.ref("app:1"), nil, func(p Progress) { last = p }); err != nil {
 			t.Fatal(err)
 		}
 		if want := (Progress{total, total, 2, 2}); last != want {
 			t.Errorf("last progress %+v, want %+v", last, want)
+		}
+		if err := l.Remove(built.ID()); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -451,62 +473,6 @@ func TestManyLayers(t *testing.T) {
 	img := l.pull(t, "app:1")
 	if l.content(t, img, "f") != string(byte(29)) {
 		t.Error("layers are in the wrong order")
-	}
-}
-
-func TestImportStreamAndFile(t *testing.T) {
-	built := imagetest.New().File("/f", 0o644, []byte("imported")).Layer().File("/g", 0o644, nil).Build()
-	layout := func(name string) func(io.Writer) error {
-		return func(w io.Writer) error { return built.OCILayoutTar(w, name) }
-	}
-	docker := func(tags ...string) func(io.Writer) error {
-		return func(w io.Writer) error { return built.DockerArchive(w, tags...) }
-	}
-	digestName := func(repo string) []string { return []string{repo + "@" + built.Top.Digest.String()} }
-	for name, c := range map[string]struct {
-		write         func(io.Writer) error
-		opts          ImportOptions
-		tags, digests []string
-	}{
-		"layout":           {layout("example.org/app:v1"), ImportOptions{}, []string{"example.org/app:v1"}, digestName("example.org/app")},
-		"layout short":     {layout("team/app"), ImportOptions{}, []string{"docker.io/team/app:latest"}, digestName("docker.io/team/app")},
-		"layout with tag":  {layout("v2"), ImportOptions{Name: "example.org/app"}, []string{"example.org/app:v2"}, digestName("example.org/app")},
-		"layout tag alone": {layout("v2"), ImportOptions{}, nil, nil},
-		"layout no name":   {layout(""), ImportOptions{}, nil, nil},
-		"layout named":     {layout(""), ImportOptions{Name: "x:1"}, []string{"docker.io/library/x:1"}, digestName("docker.io/library/x")},
-		"docker":           {docker("app:1", "app:2"), ImportOptions{}, []string{"docker.io/library/app:1", "docker.io/library/app:2"}, nil},
-		"docker named":     {docker(), ImportOptions{Name: "x:1"}, []string{"docker.io/library/x:1"}, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var buf bytes.Buffer
-			if err := c.write(&buf); err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join(t.TempDir(), "image.tar")
-			if err := os.WriteFile(file, buf.Bytes(), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			l := newLab(t)
-			fromStream, err := l.ImportStream(t.Context(), &buf, c.opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			fromFile, err := l.Import(t.Context(), file, c.opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, images := range [][]Image{fromStream, fromFile} {
-				if len(images) != 1 || images[0].ID != built.ID() || l.content(t, images[0], "f") != "imported" {
-					t.Fatalf("images %+v", images)
-				}
-				if !slices.Equal(images[0].RepoTags, c.tags) || !slices.Equal(images[0].RepoDigests, c.digests) {
-					t.Errorf("tags %v, digests %v", images[0].RepoTags, images[0].RepoDigests)
-				}
-			}
-			if len(l.List()) != 1 {
-				t.Errorf("list %v", l.List())
-			}
-		})
 	}
 }
 

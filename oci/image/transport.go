@@ -54,7 +54,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body := &watchedBody{ctx: ctx, cancel: cancel, watch: watch, stall: t.stall, ReadCloser: resp.Body, left: -1}
-	if !strings.Contains(req.URL.Path, "/blobs/") && resp.StatusCode < 300 {
+	if !strings.Contains(origin(req).URL.Path, "/blobs/") && resp.StatusCode < 300 {
 		body.left = maxSmallBody
 	}
 	resp.Body = body
@@ -66,6 +66,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, nil
+}
+
+// origin is the request that a row of redirects began with.
+func origin(req *http.Request) *http.Request {
+	for req.Response != nil && req.Response.Request != nil {
+		req = req.Response.Request
+	}
+	return req
 }
 
 // watchedBody is an answer's body that ends when nothing comes for too long.
