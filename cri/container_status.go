@@ -28,7 +28,7 @@ func (s *Server) containerStatus(c *sandbox.Container) *runtimeapi.ContainerStat
 	cfg := c.Config.Of
 	st := &runtimeapi.ContainerStatus{
 		Id: c.ID, Metadata: cfg.GetMetadata(), State: c.State(), CreatedAt: c.CreatedAt.UnixNano(),
-		Image: imageSpec(c), ImageRef: c.Image.Ref, ImageId: c.Image.ID,
+		Image: imageSpec(c), ImageRef: c.Image.ID, ImageId: c.Image.ID,
 		Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(), Mounts: cfg.GetMounts(), LogPath: c.Bundle.LogPath,
 		Resources: &runtimeapi.ContainerResources{Linux: cfg.GetLinux().GetResources()},
 		User:      containerUser(c.User), StopSignal: c.Stop.CRI, StartedAt: nanos(c.StartedAt),

@@ -21,7 +21,7 @@ func (s *Server) ListContainers(_ context.Context, r *runtimeapi.ListContainersR
 
 func listedContainer(c *sandbox.Container) *runtimeapi.Container {
 	cfg := c.Config.Of
-	return &runtimeapi.Container{Id: c.ID, PodSandboxId: c.PodID, Metadata: cfg.GetMetadata(), Image: imageSpec(c), ImageRef: c.Image.Ref,
+	return &runtimeapi.Container{Id: c.ID, PodSandboxId: c.PodID, Metadata: cfg.GetMetadata(), Image: imageSpec(c), ImageRef: c.Image.ID,
 		ImageId: c.Image.ID, State: c.State(), CreatedAt: c.CreatedAt.UnixNano(), Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations()}
 }
 

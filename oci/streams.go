@@ -31,6 +31,11 @@ func (m *maker) makeStreams(context.Context) error {
 		m.give(name, inside)
 		m.out.keep[name] = outside
 	}
+	stash, err := keeper.NewStash()
+	if err != nil {
+		return err
+	}
+	m.out.keep[keeper.FDStash] = stash
 	return m.makeStdin()
 }
 

@@ -40,8 +40,6 @@ type Container struct {
 type ImageUse struct {
 	ID   string `json:"id"`
 	Name string `json:"name"` // as the request had it
-	// Ref is a digest reference where the image has one, else its id.
-	Ref string `json:"ref"`
 	// Layers stay on disk as long as the container does, whatever becomes of
 	// the image.
 	Layers []digest.Digest `json:"layers"`

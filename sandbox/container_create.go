@@ -64,7 +64,7 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 	}
 	id := newID()
 	ctr := Container{ID: id, PodID: p.ID, BootID: m.cfg.BootID, Config: Message[*runtimeapi.ContainerConfig]{c}, CreatedAt: time.Now(),
-		Image:  ImageUse{ID: img.ID, Name: c.GetImage().GetImage(), Ref: imageRef(img), Layers: img.Layers},
+		Image:  ImageUse{ID: img.ID, Name: c.GetImage().GetImage(), Layers: img.Layers},
 		Bundle: oci.Bundle{ID: id, PodID: p.ID, Lowers: m.cfg.Images.LayerPaths(img), LogPath: spec.LogPath(p.Config.Of, c), Stdin: c.GetStdin(), MakeSources: m.cfg.MakeSources}}
 	ctr.Stop.Number, ctr.Stop.CRI, err = spec.StopSignal(c, img.Config.Config)
 	if err != nil {
@@ -110,14 +110,6 @@ func (m *Manager) resolveImage(s *runtimeapi.ImageSpec) (image.Image, error) {
 		return image.Image{}, fmt.Errorf("image %q is not on this node; pull it first: %w", s.GetImage(), ErrNotFound)
 	}
 	return img, nil
-}
-
-// imageRef is what the kubelet gets back as image_ref.
-func imageRef(img image.Image) string {
-	if len(img.RepoDigests) > 0 {
-		return img.RepoDigests[0]
-	}
-	return img.ID
 }
 
 // newContainer is a container being made. ctr is what will be published.

@@ -51,8 +51,11 @@ func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
 func (p *Pod) hostNetwork() bool { return p.namespaces().Network == runtimeapi.NamespaceMode_NODE }
 func (p *Pod) hostIPC() bool     { return p.namespaces().Ipc == runtimeapi.NamespaceMode_NODE }
 
-// hostname is the name in the pod's own UTS namespace.
+// hostname is the name in the pod's own UTS namespace, "" without one.
 func (p *Pod) hostname() string {
+	if p.hostNetwork() {
+		return ""
+	}
 	if h := p.Config.Of.GetHostname(); h != "" {
 		return h
 	}

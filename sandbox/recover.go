@@ -173,6 +173,9 @@ func (m *Manager) recoverContainer(ctx context.Context, id string, kept map[stri
 	case held:
 		return m.recoverHeld(ctx, e, c, k)
 	case !c.StartedAt.IsZero():
+		if err := m.kill(ctx, c); err != nil {
+			return err
+		}
 		return m.recordExit(ctx, e, keeper.Exit{Code: 255, At: time.Now(), Unknown: m.whyUnknown(c)})
 	}
 	return nil

@@ -263,30 +263,41 @@ func dup(fd int) (int, error) {
 	return fd, os.NewSyscallError("dup", err)
 }
 
+// own duplicates a kept descriptor for the logger; nil if it is not kept.
+func (h *held) own(name string) (*os.File, error) {
+	kept, ok := h.fds[name]
+	if !ok {
+		return nil, nil
+	}
+	fd, err := dup(kept)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // startLogs starts a pump for each stream, on descriptors of its own.
 func (h *held) startLogs() error {
 	if h.Log == nil {
 		return nil
 	}
-	var file *os.File
-	if log, ok := h.fds[FDLog]; ok {
-		fd, err := dup(log)
+	file, err := h.own(FDLog)
+	if err != nil {
+		return err
+	}
+	stash, err := h.own(FDStash)
+	if err != nil {
+		return err
+	}
+	h.logger = newLogger(h.Log, file, stash)
+	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
+		own, err := h.own(stream) // non-blocking already: in the poller
 		if err != nil {
 			return err
 		}
-		file = os.NewFile(uintptr(fd), "log")
-	}
-	h.logger = newLogger(h.Log, file)
-	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
-		fd, ok := h.fds[stream]
-		if !ok {
+		if own == nil {
 			continue
 		}
-		fd, err := dup(fd)
-		if err != nil {
-			return err
-		}
-		own := os.NewFile(uintptr(fd), stream) // non-blocking already: in the poller
 		h.logger.pumps.Add(1)
 		if stream == FDTTY {
 			go h.logger.pumpTTY(own)

@@ -149,10 +149,14 @@ func (f *fixture) run(id string, argv ...string) int {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	stash, err := NewStash()
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	pid, err := f.Spawn(context.Background(), Spawn{
 		Item: Item{ID: id, Kind: KindContainer, Log: &Log{MaxLine: 100}}, Program: command(argv...),
 		FDs:  map[string]*os.File{"stdin": null, "stdout": in, "stderr": in},
-		Keep: map[string]*os.File{FDStdout: out, FDLog: log},
+		Keep: map[string]*os.File{FDStdout: out, FDLog: log, FDStash: stash},
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -216,6 +220,24 @@ func TestExitCodesAndLogs(t *testing.T) {
 				t.Errorf("log %q, want %q", got, c.lines)
 			}
 		})
+	}
+}
+
+func TestManyLines(t *testing.T) {
+	f := start(t)
+	const n = 50000
+	f.run("many", "/bin/sh", "-c", "i=0; while [ $i -lt "+itoa(n)+" ]; do echo $i 0123456789012345678901234567890123456789; i=$((i+1)); done")
+	if e := f.wait("many"); e.Code != 0 {
+		t.Errorf("exit %+v", e)
+	}
+	lines := f.logLines("many")
+	if len(lines) != n {
+		t.Fatalf("%d lines, want %d", len(lines), n)
+	}
+	for i, line := range lines {
+		if !strings.HasPrefix(line, "stdout F "+itoa(i)+" 0123") {
+			t.Fatalf("line %d is %q", i, line)
+		}
 	}
 }
 

@@ -110,15 +110,24 @@ func (l *link) ask(ctx context.Context, m *message, fds []int) (*message, []int,
 	defer end()
 	select {
 	case a := <-ch:
-		if a.m.Err != "" {
-			return a.m, a.fds, errors.New(a.m.Err)
-		}
-		return a.m, a.fds, nil
+		return a.result()
 	case <-l.dead:
-		return nil, nil, ErrKeeperLost
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
+	select {
+	case a := <-ch: // its last words
+		return a.result()
+	default:
+		return nil, nil, ErrKeeperLost
+	}
+}
+
+func (a answer) result() (*message, []int, error) {
+	if a.m.Err != "" {
+		return a.m, a.fds, errors.New(a.m.Err)
+	}
+	return a.m, a.fds, nil
 }
 
 // stream sends a request and calls f with each answer until the last, which

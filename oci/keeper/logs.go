@@ -16,11 +16,13 @@ import (
 //
 //	RFC3339Nano SP {stdout,stderr} SP {P,F} SP content LF
 //
-// A line is tee'd, written, and only then consumed: what a killed keeper had not
-// written is still in the pipe. An unfinished line stays in the pipe as well, so
-// there is no buffer to lose.
+// Output is tee'd, written, and only then consumed: what a killed keeper had not
+// written is still in the pipe. An unfinished line goes to the stash, which both
+// keeper and daemon hold. It cannot stay in the pipe: a writer that blocks in a
+// pipe that was not empty wakes no poller (pipe_write in fs/pipe.c).
 type logger struct {
 	maxLine int
+	stash   *os.File // memory (memfd), nil: an unfinished line dies with the keeper
 	pumps   sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows, and keeps a batch in one file
@@ -29,8 +31,8 @@ type logger struct {
 	taps  map[string][]*tap // by stream
 }
 
-func newLogger(l *Log, file *os.File) *logger {
-	return &logger{maxLine: l.MaxLine, file: file, taps: map[string][]*tap{}}
+func newLogger(l *Log, file, stash *os.File) *logger {
+	return &logger{maxLine: l.MaxLine, file: file, stash: stash, taps: map[string][]*tap{}}
 }
 
 // reopen makes file the log; it returns when nothing more goes to the old one.
@@ -67,6 +69,9 @@ func (l *logger) close() {
 	l.reopen(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.stash != nil {
+		l.stash.Close()
+	}
 	for stream := range l.taps {
 		l.closeTaps(stream)
 	}
@@ -101,13 +106,24 @@ func (b *buffers) give() {
 	select {
 	case idleBuffers <- b:
 	default:
-		unix.Close(b.r)
-		unix.Close(b.w)
+		b.drop()
 	}
+}
+
+func (b *buffers) drop() {
+	unix.Close(b.r)
+	unix.Close(b.w)
 }
 
 // devNull swallows what has been written to a log.
 var devNull = sync.OnceValues(func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_WRONLY, 0) })
+
+// A pump logs one stream.
+type pump struct {
+	*logger
+	stream  string
+	partial []byte // the unfinished line, as in the stash
+}
 
 // pumpPipe logs what comes out of pipe, a non-blocking read end in the poller,
 // until its last writer is gone. It owns pipe.
@@ -115,67 +131,112 @@ func (l *logger) pumpPipe(stream string, pipe *os.File) {
 	defer l.pumps.Done()
 	defer pipe.Close()
 	defer l.endTaps(stream)
+	p := &pump{logger: l, stream: stream, partial: l.unstash(stream)}
 	raw, err := pipe.SyscallConn()
-	if err != nil {
-		return
+	for eof := false; err == nil && !eof; {
+		eof, err = p.once(raw)
 	}
-	held := 0 // bytes of an unfinished line, still in the pipe
-	for {
-		consumed, left, eof, err := l.pumpOnce(stream, raw, held)
-		if err != nil || (eof && left == 0 && consumed == 0) {
-			return
-		}
-		held = left
+	if err != nil && !errors.Is(err, os.ErrClosed) {
+		fmt.Fprintf(os.Stderr, "keeper: cannot log %s: %v\n", stream, err)
 	}
 }
 
-// pumpOnce waits for more than held bytes, logs what is whole, consumes it, and
-// returns how much it consumed and left.
-func (l *logger) pumpOnce(stream string, raw syscall.RawConn, held int) (consumed, left int, eof bool, err error) {
+// once waits for output and logs what there is, up to a chunk.
+func (p *pump) once(raw syscall.RawConn) (eof bool, err error) {
 	ctl := raw.Read(func(fd uintptr) bool {
-		n, ioctlErr := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
-		if ioctlErr != nil {
-			err = ioctlErr
+		n, e := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		if e != nil {
+			err = os.NewSyscallError("ioctl", e)
 			return true
 		}
-		if n <= held {
-			eof = polled(fd, unix.POLLHUP)
-			if !eof || n == 0 {
-				return eof
-			}
+		if n > 0 {
+			err = p.drain(int(fd))
+			return true
 		}
-		consumed, left, err = l.drain(stream, int(fd), eof)
-		return true
+		eof = polled(fd, unix.POLLHUP)
+		return eof
 	})
-	return consumed, left, eof, errors.Join(ctl, err)
+	if err = errors.Join(ctl, err); eof && err == nil {
+		p.flush()
+	}
+	return eof, err
 }
 
-// drain logs one chunk of the pipe. At the end (eof) the last line counts as
-// whole without its newline.
-func (l *logger) drain(stream string, pipe int, eof bool) (consumed, left int, err error) {
+// flush logs the last line, which counts as whole without its newline.
+func (p *pump) flush() {
+	if len(p.partial) > 0 {
+		out, _ := format(nil, p.stream, p.partial, p.maxLine, true)
+		p.write(out)
+		p.setPartial(nil)
+	}
+}
+
+// drain logs one chunk of the pipe.
+func (p *pump) drain(pipe int) error {
 	b, err := takeBuffers()
 	if err != nil {
-		return 0, 0, err
+		return err
+	}
+	n, err := b.fill(pipe)
+	if err != nil {
+		b.drop() // what is left in the scratch pipe must not come out later
+		return err
 	}
 	defer b.give()
-	n, err := unix.Tee(pipe, b.w, chunk, unix.SPLICE_F_NONBLOCK)
-	if err != nil {
-		return 0, 0, os.NewSyscallError("tee", err)
+	in := b.in[:n]
+	if len(p.partial) > 0 {
+		in = append(p.partial, in...)
 	}
-	for got := 0; got < int(n); {
-		k, err := unix.Read(b.r, b.in[got:n])
+	var done int
+	b.out, done = format(b.out[:0], p.stream, in, p.maxLine, false)
+	if len(b.out) > 0 {
+		p.write(b.out)
+	}
+	p.setPartial(in[done:])
+	p.tap(p.stream, b.in[:n])
+	return consume(pipe, n)
+}
+
+// setPartial makes b the unfinished line, here and in the stash.
+func (p *pump) setPartial(b []byte) {
+	if len(b) == 0 && len(p.partial) == 0 {
+		return
+	}
+	if len(b) == 0 {
+		p.partial = nil
+	} else {
+		p.partial = append(make([]byte, 0, len(b)), b...)
+	}
+	p.restash(p.stream, p.partial)
+}
+
+// fill copies what the pipe holds into b.in and leaves the pipe as it is.
+func (b *buffers) fill(pipe int) (int, error) {
+	n, err := retry(func() (int, error) {
+		n, err := unix.Tee(pipe, b.w, chunk, unix.SPLICE_F_NONBLOCK)
+		return int(n), err
+	})
+	if err != nil {
+		return 0, os.NewSyscallError("tee", err)
+	}
+	for got := 0; got < n; {
+		k, err := retry(func() (int, error) { return unix.Read(b.r, b.in[got:n]) })
 		if err != nil {
-			return 0, 0, os.NewSyscallError("read", err)
+			return 0, os.NewSyscallError("read", err)
 		}
 		got += k
 	}
-	b.out, consumed = format(b.out[:0], stream, b.in[:n], l.maxLine, eof)
-	if consumed == 0 {
-		return 0, int(n), nil
+	return n, nil
+}
+
+// retry repeats a call that a signal interrupted: Go's scheduler sends them.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
 	}
-	l.write(b.out)
-	l.tap(stream, b.in[:consumed])
-	return consumed, int(n) - consumed, consume(pipe, consumed)
 }
 
 // consume takes n bytes that are known to be there out of the pipe.
@@ -185,14 +246,14 @@ func consume(pipe, n int) error {
 		return err
 	}
 	for n > 0 {
-		k, err := unix.Splice(pipe, nil, int(null.Fd()), nil, n, unix.SPLICE_F_NONBLOCK)
-		if err == unix.EINTR {
-			continue
-		}
+		k, err := retry(func() (int, error) {
+			k, err := unix.Splice(pipe, nil, int(null.Fd()), nil, n, unix.SPLICE_F_NONBLOCK)
+			return int(k), err
+		})
 		if err != nil || k == 0 {
 			return fmt.Errorf("cannot consume %d bytes of output: %w", n, err)
 		}
-		n -= int(k)
+		n -= k
 	}
 	return nil
 }

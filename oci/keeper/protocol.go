@@ -91,6 +91,7 @@ const (
 	FDStderr = "stderr" // read end
 	FDTTY    = "tty"    // master
 	FDLog    = "log"
+	FDStash  = "stash" // NewStash: unfinished lines
 )
 
 // A spawnResult is how a program went, in the terms of program.Result.

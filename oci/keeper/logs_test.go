@@ -1,0 +1,62 @@
+package keeper
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestLargeWrites(t *testing.T) {
+	f := start(t)
+	f.run("big", "/bin/sh", "-c", "yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678 | head -n 20000 | dd bs=65536 iflag=fullblock status=none")
+	if e := f.wait("big"); e.Code != 0 {
+		t.Errorf("exit %+v", e)
+	}
+	if n := len(f.logLines("big")); n != 20000 {
+		t.Errorf("%d lines", n)
+	}
+}
+
+// An unfinished line outlives the keeper that read it.
+func TestStashSurvivesKeeper(t *testing.T) {
+	f := start(t)
+	gate := f.gate()
+	f.run("c", "/bin/sh", "-c", "printf 'half a '; read x < "+gate.Name()+"; echo line")
+	f.waitStash("c", "half a ")
+	lost := f.current().dead
+	unix.Kill(f.PID(), unix.SIGKILL)
+	<-lost
+	gate.WriteString("go\n")
+	f.wait("c")
+	if got := f.logLines("c"); len(got) != 1 || got[0] != "stdout F half a line" {
+		t.Errorf("log %q", got)
+	}
+}
+
+// waitStash waits until the unfinished line is in the stash and nowhere else: a
+// keeper killed between the two writes it twice.
+func (f *fixture) waitStash(id, want string) {
+	f.t.Helper()
+	stash, err := f.FD(id, FDStash)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer stash.Close()
+	pipe, err := f.FD(id, FDStdout)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer pipe.Close()
+	l := &logger{stash: stash}
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+		if err == nil && n == 0 && string(l.unstash(FDStdout)) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("the stash has %q", l.unstash(FDStdout))
+		}
+	}
+}
