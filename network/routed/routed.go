@@ -157,7 +157,7 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		return network.Result{}, err
 	}
 	n.flows.arrived(held)
-	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.mtu}, nil
+	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.hostEnd.Attrs().MTU}, nil
 }
 
 func (n *Network) usable(id string) error {

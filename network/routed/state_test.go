@@ -11,6 +11,7 @@ import (
 
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -372,9 +373,76 @@ func TestTwoInstancesShareARange(t *testing.T) {
 
 func TestMTUIsTheUplinks(t *testing.T) {
 	l := newLab(t)
-	if p := l.pod(); p.MTU != 1400 {
+	p := l.pod()
+	if p.MTU != 1400 {
 		t.Errorf("MTU is %d, the uplink has 1400", p.MTU)
 	}
+	l.in(l.node, func() error {
+		link, err := netlink.LinkByName("up0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(link, 1300)
+	})
+	if err := l.net.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	l.attach(p)
+	if q := l.pod(); q.MTU != 1300 || p.MTU != 1400 {
+		t.Errorf("after a change new pods have %d, old ones are said to have %d", q.MTU, p.MTU)
+	}
+}
+
+// The first packets to a new pod must not be lost: the kernel alone would add the
+// route that delivers them later (see localRoute).
+func TestNewPodReceivesAtOnce(t *testing.T) {
+	l := newLab(t)
+	p := l.pod()
+	l.in(p.NetNS, func() error {
+		filter := &netlink.Route{Dst: hostNet(p.IPs[1]), Table: unix.RT_TABLE_LOCAL}
+		routes, err := netlink.RouteListFiltered(unix.AF_INET6, filter, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		ours := func(r netlink.Route) bool { return r.Priority == 1024 } // the kernel's has 0
+		if err == nil && !slices.ContainsFunc(routes, ours) {
+			t.Errorf("no local route of our own: %v", routes)
+		}
+		return err
+	})
+	l.in(l.node, func() error {
+		link, err := netlink.LinkByName(p.HostLink)
+		if err == nil && link.Attrs().OperState != netlink.OperUp {
+			t.Errorf("the host's end is %s", link.Attrs().OperState)
+		}
+		return err
+	})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	l := newLab(t)
+	pods := make([]*testPod, 40)
+	for i := range pods {
+		pods[i] = l.prepare(fmt.Sprintf("%d:80/tcp", 9000+i))
+	}
+	var group sync.WaitGroup
+	for _, p := range pods {
+		group.Go(func() {
+			var err error
+			if p.Result, err = l.net.Attach(context.Background(), p.Pod); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	seen := map[netip.Addr]bool{}
+	for _, p := range pods {
+		for _, ip := range p.IPs {
+			if seen[ip] {
+				t.Errorf("%s was given twice", ip)
+			}
+			seen[ip] = true
+		}
+	}
+	l.serve(pods[39].NetNS, "last", ":80")
+	l.expectTCP(l.outside, node4, "9039", "last "+out4)
 }
 
 func TestRouterAdvertisementsStayAccepted(t *testing.T) {

@@ -71,26 +71,32 @@ func declare(instance string, pools []pool) ruleset {
 	pods := linkPrefix(instance)
 	table := &nftables.Table{Name: instance, Family: nftables.TableFamilyINet}
 	return ruleset{table: table, sets: declareSets(table), chains: []chain{
-		base(table, "guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, guard(pods)),
-		{&nftables.Chain{Name: "hostports", Table: table}, hostports()},
-		base(table, "prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, [][]expr.Any{
+		base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw).with(table, guard(pods)),
+		chain{Chain: &nftables.Chain{Name: "hostports"}}.with(table, hostports()),
+		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest).with(table, [][]expr.Any{
 			// The kernel drops 127/8 from outside as martian, but only if its
 			// destination was not rewritten before it looks.
 			rule(within(destination, loopback4), verdict(expr.VerdictReturn)),
 			rule(toHost(), jump("hostports")),
 		}),
-		base(table, "output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, [][]expr.Any{
+		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest).with(table, [][]expr.Any{
 			// IPv6 has no route_localnet: refuse at once rather than time out.
 			rule(within(destination, loopback6), verdict(expr.VerdictReturn)),
 			rule(toHost(), jump("hostports")),
 		}),
-		base(table, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, postrouting(pods, pools)),
+		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource).with(table, postrouting(pods, pools)),
 	}}
 }
 
-func base(table *nftables.Table, name string, kind nftables.ChainType, hook *nftables.ChainHook, at *nftables.ChainPriority, rules [][]expr.Any) chain {
+// base is a chain that packets enter by themselves.
+func base(name string, kind nftables.ChainType, hook *nftables.ChainHook, at *nftables.ChainPriority) chain {
 	accept := nftables.ChainPolicyAccept
-	return chain{&nftables.Chain{Name: name, Table: table, Type: kind, Hooknum: hook, Priority: at, Policy: &accept}, rules}
+	return chain{Chain: &nftables.Chain{Name: name, Type: kind, Hooknum: hook, Priority: at, Policy: &accept}}
+}
+
+func (c chain) with(table *nftables.Table, rules [][]expr.Any) chain {
+	c.Table, c.rules = table, rules
+	return c
 }
 
 // guard drops what a pod must not send to the host or through it.
