@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
+	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/program"
@@ -35,8 +37,10 @@ type Session struct {
 	Stdin, Stdout, Stderr, TTY *os.File
 	PID                        int
 
-	dir  *os.File // the group of the container, with the command's own in it
-	name string
+	dir    *os.File // the group of the container, with the command's own in it
+	name   string
+	groups *cgroup.System
+	path   string // of the command's own group
 }
 
 // execGroup names the group of a command within that of its container, on the
@@ -50,7 +54,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{}
+	s := &Session{groups: r.Cgroups, path: e.Cgroup + "/" + execGroup(e.ID)}
 	fds := map[string]*os.File{}
 	defer func() { closeFiles(fds) }()
 	in := program.ExecInput{ID: e.ContainerID, Arch: runtime.GOARCH, Spec: e.Spec, Process: e.Process, LastCap: lastCap()}
@@ -162,7 +166,10 @@ func pipe(name string, write bool) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(p[0]), name), os.NewFile(uintptr(p[1]), name), nil
 }
 
-// Kill ends all that the command started.
+// killBound is how long a killed command may take to be gone.
+const killBound = 10 * time.Second
+
+// Kill ends all that the command started, and waits until it is gone.
 func (s *Session) Kill() error {
 	if s.dir == nil {
 		if err := unix.Kill(s.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -178,7 +185,9 @@ func (s *Session) Kill() error {
 	if _, err := unix.Write(fd, []byte("1")); err != nil {
 		return fmt.Errorf("cannot kill command: %w", err)
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), killBound)
+	defer cancel()
+	return s.groups.WaitEmpty(ctx, s.path)
 }
 
 // Close closes our ends. The command's group goes with it, unless something it

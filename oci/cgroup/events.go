@@ -15,9 +15,12 @@ const maxWait = 30 * time.Second
 
 // WaitEmpty returns when no process is left in the group and those below, or
 // with the error of ctx, after 30 seconds at the latest.
-func (c *Cgroup) WaitEmpty(ctx context.Context) error {
-	if err := c.sys.waitEmpty(ctx, c.Path); err != nil {
-		return fmt.Errorf("cannot wait for the end of cgroup %s: %w", c.Path, err)
+func (c *Cgroup) WaitEmpty(ctx context.Context) error { return c.sys.WaitEmpty(ctx, c.Path) }
+
+// WaitEmpty is the same for the group at cgroupPath; one that is gone is empty.
+func (s *System) WaitEmpty(ctx context.Context, cgroupPath string) error {
+	if err := s.waitEmpty(ctx, cgroupPath); err != nil {
+		return fmt.Errorf("cannot wait for the end of cgroup %s: %w", cgroupPath, err)
 	}
 	return nil
 }
