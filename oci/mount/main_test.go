@@ -3,16 +3,30 @@ package mount
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// TestMain checks what holds for every test: the host's mounts stay as they are,
-// and no descriptor is left open.
+// TestMain checks what holds for every test: the mounts stay as they are, and no
+// descriptor is left open. The tests run in a mount namespace of their own, so
+// that others may mount meanwhile, with shared mounts as a host has them.
 func TestMain(m *testing.M) {
+	const inside = "MOUNT_TEST_INSIDE"
+	if os.Getenv(inside) == "" {
+		os.Exit(inOwnNamespace(inside))
+	}
+	// What others pin and unpin there would come and go here as well.
+	if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		panic(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		panic(err)
+	}
 	unix.Umask(0o077) // nothing may depend on it
 	before, fds := mounts(), descriptors()
 	code := m.Run()
@@ -25,6 +39,22 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// inOwnNamespace runs this program again and returns its exit code.
+func inOwnNamespace(mark string) int {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), mark+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		panic(err)
+	}
+	return cmd.ProcessState.ExitCode()
 }
 
 func mounts() string {
@@ -43,7 +73,7 @@ func descriptors() int {
 	return len(entries)
 }
 
-// ok returns f, closed when the test ends, with the host's mounts unchanged.
+// ok returns f, closed when the test ends, with the mounts unchanged.
 func ok(t testing.TB) func(*os.File, error) *os.File {
 	t.Helper()
 	before := mounts()
@@ -54,7 +84,7 @@ func ok(t testing.TB) func(*os.File, error) *os.File {
 		}
 		t.Cleanup(func() { f.Close() })
 		if mounts() != before {
-			t.Error("the host's mounts changed")
+			t.Error("the mounts changed")
 		}
 		return f
 	}
