@@ -2,6 +2,8 @@ package harness
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -28,8 +30,22 @@ func (i *Instance) finish() {
 		i.T.Errorf("left over: %v", l)
 	}
 	i.sweep(left)
+	i.checkLogs()
 	if i.T.Failed() {
 		i.T.Log(i.logTail())
+	}
+}
+
+// checkLogs looks for what a program says of itself when it is wrong, also where
+// it went on or was started again.
+func (i *Instance) checkLogs() {
+	for _, name := range []string{i.Log(), filepath.Join(i.State, "keeper.log")} {
+		text, _ := os.ReadFile(name)
+		for _, bad := range []string{"WARNING: DATA RACE", "\npanic: ", "\nfatal error: "} {
+			if at := strings.Index("\n"+string(text), bad); at >= 0 {
+				i.T.Errorf("%s says:\n%.4000s", filepath.Base(name), text[max(0, at-1):])
+			}
+		}
 	}
 }
 

@@ -292,9 +292,13 @@ func within(d time.Duration, cond func() bool) bool {
 	return true
 }
 
-// logTail is the end of serve's log, for a message.
+// logTail is the end of serve's and keeper's logs, for a message.
 func (i *Instance) logTail() string {
-	text, _ := os.ReadFile(i.Log())
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return fmt.Sprintf("--- the end of serve's log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	var b strings.Builder
+	for _, name := range []string{i.Log(), filepath.Join(i.State, "keeper.log")} {
+		text, _ := os.ReadFile(name)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		fmt.Fprintf(&b, "--- the end of %s:\n%s\n", filepath.Base(name), strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+	return b.String()
 }
