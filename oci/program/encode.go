@@ -160,9 +160,10 @@ func load(mem []byte, base, page uintptr, fds []int) (loaded, error) {
 	}
 	region := mem[start : start+size]
 	origin := base + uintptr(start)
+	to := target{region: region, origin: uint64(origin), page: uint64(page), fds: fds}
 	for i := range nrelocs {
 		r := mem[headerSize+i*relocSize:]
-		if !relocate(region, origin, page, fds, le.Uint32(r), relocKind(le.Uint32(r[4:]))) {
+		if !to.relocate(le.Uint32(r), relocKind(le.Uint32(r[4:]))) {
 			return loaded{}, errFlat
 		}
 	}
@@ -176,43 +177,44 @@ func load(mem []byte, base, page uintptr, fds []int) (loaded, error) {
 	return l, nil
 }
 
-func relocate(region []byte, origin, page uintptr, fds []int, at uint32, kind relocKind) bool {
+// A target is what a program is loaded into: its region, the region's address,
+// the report page's, and the descriptors.
+type target struct {
+	region       []byte
+	origin, page uint64
+	fds          []int
+}
+
+// relocate makes one field real; false if it is out of bounds.
+func (t *target) relocate(at uint32, kind relocKind) bool {
 	le := binary.LittleEndian
 	width := uint64(8)
 	if kind == relocFD {
 		width = 4
 	}
-	if uint64(at)+width > uint64(len(region)) {
+	if uint64(at)+width > uint64(len(t.region)) {
 		return false
 	}
-	field := region[at:]
-	switch kind {
-	case relocAddr:
-		v := le.Uint64(field)
-		if v > uint64(len(region)) {
-			return false
-		}
-		le.PutUint64(field, v+uint64(origin))
-	case relocPage:
-		v := le.Uint64(field)
-		if v >= PageSize {
-			return false
-		}
-		le.PutUint64(field, v+uint64(page))
-	case relocArgFD:
-		i := le.Uint64(field)
-		if i >= uint64(len(fds)) {
-			return false
-		}
-		le.PutUint64(field, uint64(fds[i]))
-	case relocFD:
+	field := t.region[at:]
+	if kind == relocFD {
 		i := le.Uint32(field)
-		if uint64(i) >= uint64(len(fds)) {
+		if uint64(i) >= uint64(len(t.fds)) {
 			return false
 		}
-		le.PutUint32(field, uint32(fds[i]))
+		le.PutUint32(field, uint32(t.fds[i]))
+		return true
+	}
+	v := le.Uint64(field)
+	switch {
+	case kind == relocAddr && v <= uint64(len(t.region)):
+		v += t.origin
+	case kind == relocPage && v < PageSize:
+		v += t.page
+	case kind == relocArgFD && v < uint64(len(t.fds)):
+		v = uint64(t.fds[v])
 	default:
 		return false
 	}
+	le.PutUint64(field, v)
 	return true
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cri-box/cri-box/test/probe/state"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -336,10 +337,12 @@ func TestTerminalExec(t *testing.T) {
 
 // pty makes a terminal; the slave's Name is its path.
 func (s *scene) pty(t *testing.T) (master, slave *os.File) {
-	master = os.NewFile(uintptr(must[int](t)(unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0))), "ptmx")
+	fd := must[int](t)(unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0))
+	master = os.NewFile(uintptr(fd), "ptmx")
+	master.SetReadDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { master.Close() })
-	n := must[int](t)(unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN))
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+	n := must[int](t)(unix.IoctlGetInt(fd, unix.TIOCGPTN))
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("/dev/pts/%d", n)

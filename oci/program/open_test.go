@@ -69,6 +69,10 @@ func (s *scene) open(p *Program, want []syscall.Errno) []*os.File {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	s.give("reply", pair[0], err)
 	defer unix.Close(pair[1])
+	limit := unix.NsecToTimeval(int64(patience))
+	if err := unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		s.t.Fatal(err)
+	}
 	r := s.spawn(p)
 	s.fds["reply"].Close()
 	files := make([]*os.File, len(want))

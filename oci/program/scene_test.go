@@ -1,6 +1,7 @@
 package program
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -169,7 +170,9 @@ func (s *scene) spawn(p *Program) *run {
 	pageFile := s.memfd(make([]byte, PageSize))
 	r.page = must[[]byte](s.t)(unix.Mmap(int(pageFile.Fd()), 0, PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
 	s.t.Cleanup(func() { unix.Munmap(r.page) })
-	cmd := exec.Command("/proc/self/exe")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVar+"=spawner")
 	flat := must[[]byte](s.t)(p.Encode())
 	cmd.ExtraFiles = []*os.File{s.memfd(flat), pageFile}
@@ -200,6 +203,7 @@ func (s *scene) pipe(name string) *os.File {
 		s.t.Fatal(err)
 	}
 	s.fds[name] = w
+	r.SetReadDeadline(time.Now().Add(patience))
 	s.t.Cleanup(func() { r.Close() })
 	return r
 }
@@ -224,10 +228,13 @@ func (s *scene) memfd(content []byte) *os.File {
 	return f
 }
 
-// wait reaps the process, which has 20 s to end.
+// patience is how long anything may take that a test waits for.
+const patience = 20 * time.Second
+
+// wait reaps the process, which is killed if it does not end.
 func (r *run) wait() unix.WaitStatus {
 	r.t.Helper()
-	timer := time.AfterFunc(20*time.Second, func() { unix.Kill(r.pid, unix.SIGKILL) })
+	timer := time.AfterFunc(patience, func() { unix.Kill(r.pid, unix.SIGKILL) })
 	defer timer.Stop()
 	var ws unix.WaitStatus
 	if _, err := unix.Wait4(r.pid, &ws, 0, nil); err != nil {
