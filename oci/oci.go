@@ -20,6 +20,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/singleflight"
@@ -58,6 +59,9 @@ func New(c Config) (*Runtime, error) {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("cannot make runtime directory: %w", err)
 		}
+	}
+	if err := mount.Spread(c.containerRoot("")); err != nil {
+		return nil, err
 	}
 	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}}, nil
 }

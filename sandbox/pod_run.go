@@ -129,7 +129,7 @@ func (u *podUp) hostSteps() []step {
 	id := u.pod.ID
 	return []step{
 		{"write files", u.writeFiles, nil},
-		{"make namespaces", u.makeNamespaces, func(ctx context.Context) error { return u.cfg.Custody.Release(ctx, id) }},
+		{"make namespaces", u.makeNamespaces, func(context.Context) error { return u.dropNamespaces(id) }},
 		{"pin network namespace", u.pin, func(context.Context) error { return netns.Unpin(u.NetNSPath(id)) }},
 		{"attach network", u.attach, func(ctx context.Context) error { return u.cfg.Network.Detach(ctx, id) }},
 	}
@@ -181,6 +181,19 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		files["shm"] = shm
 	}
 	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
+}
+
+// dropNamespaces lets go of the last references, in its turn: many at a time
+// would stall the network of those that come up (netns.Pacer).
+func (m *Manager) dropNamespaces(id string) error {
+	m.pacer.End(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), undoBound)
+		defer cancel()
+		if err := m.cfg.Custody.Release(ctx, id); err != nil {
+			logger(id).Error("cannot drop namespaces", "err", err)
+		}
+	})
+	return nil
 }
 
 func closeFiles(files map[string]*os.File) {

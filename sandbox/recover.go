@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +51,19 @@ func (m *Manager) Recover(ctx context.Context) error {
 		}()
 	}
 	wg.Wait()
-	return m.dropStrangers(ctx, kept)
+	return errors.Join(m.dropStrangers(ctx, kept), m.cfg.Network.Sweep(ctx, m.known))
+}
+
+// known tells whether a pod that is up has this id, or one that begins so.
+func (m *Manager) known(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for full, e := range m.pods {
+		if strings.HasPrefix(full, id) && e.pod.StoppedAt.IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 // objects lists the directories below dir that are named by an id.

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/network"
+	"github.com/cri-box/cri-box/network/netns"
 	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
@@ -94,6 +95,7 @@ type Manager struct {
 	cfg     Config
 	creates flights
 	exits   exits
+	pacer   netns.Pacer // ends namespaces, one after the other
 
 	mu         sync.Mutex
 	pods       map[string]*podEntry
@@ -161,6 +163,9 @@ func New(cfg Config) (*Manager, error) {
 	m.exits.init()
 	return m, nil
 }
+
+// Close waits for what is done in the background. No call may be under way.
+func (m *Manager) Close() { m.pacer.Wait() }
 
 // List returns the current snapshot.
 func (m *Manager) List() *Snapshot {

@@ -266,6 +266,9 @@ func (d *daemon) recover(ctx context.Context) error {
 }
 
 func (d *daemon) close() {
+	if d.sandboxes != nil {
+		d.sandboxes.Close()
+	}
 	if d.keeper != nil {
 		d.keeper.Close()
 	}
