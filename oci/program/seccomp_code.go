@@ -146,31 +146,36 @@ func (a *assembler) decide(s span, wide bool) label {
 	return next
 }
 
-// compare tests one argument. Arguments are 64 bits, the accumulator has 32.
-// ABIs of 32 bits have nothing in the upper half.
-func (a *assembler) compare(arg specs.LinuxSeccompArg, wide bool, yes, no label) label {
-	lo := dataArgs + 8*int(arg.Index)
-	switch arg.Op {
-	case specs.OpNotEqual:
-		return a.equal(lo, ^uint64(0), arg.Value, wide, no, yes)
-	case specs.OpMaskedEqual:
-		return a.equal(lo, arg.Value, arg.ValueTwo, wide, yes, no)
-	case specs.OpGreaterThan:
-		return a.order(lo, opJumpGt, arg.Value, wide, yes, no)
-	case specs.OpGreaterEqual:
-		return a.order(lo, opJumpGe, arg.Value, wide, yes, no)
-	case specs.OpLessEqual:
-		return a.order(lo, opJumpGt, arg.Value, wide, no, yes)
-	case specs.OpLessThan:
-		return a.order(lo, opJumpGe, arg.Value, wide, no, yes)
-	}
-	return a.equal(lo, ^uint64(0), arg.Value, wide, yes, no) // alternativesOf has checked the operator
+// An operand is an argument in struct seccomp_data: 64 bits, while the
+// accumulator has 32. ABIs of 32 bits have nothing in the upper half.
+type operand struct {
+	offset int
+	wide   bool
 }
 
-func (a *assembler) equal(lo int, mask, value uint64, wide bool, yes, no label) label {
-	next := a.equalHalf(lo, uint32(mask), uint32(value), yes, no)
-	if wide {
-		next = a.equalHalf(lo+4, uint32(mask>>32), uint32(value>>32), next, no)
+func (a *assembler) compare(arg specs.LinuxSeccompArg, wide bool, yes, no label) label {
+	o := operand{dataArgs + 8*int(arg.Index), wide}
+	switch arg.Op {
+	case specs.OpNotEqual:
+		return a.equal(o, ^uint64(0), arg.Value, no, yes)
+	case specs.OpMaskedEqual:
+		return a.equal(o, arg.Value, arg.ValueTwo, yes, no)
+	case specs.OpGreaterThan:
+		return a.order(o, opJumpGt, arg.Value, yes, no)
+	case specs.OpGreaterEqual:
+		return a.order(o, opJumpGe, arg.Value, yes, no)
+	case specs.OpLessEqual:
+		return a.order(o, opJumpGt, arg.Value, no, yes)
+	case specs.OpLessThan:
+		return a.order(o, opJumpGe, arg.Value, no, yes)
+	}
+	return a.equal(o, ^uint64(0), arg.Value, yes, no) // alternativesOf has checked the operator
+}
+
+func (a *assembler) equal(o operand, mask, value uint64, yes, no label) label {
+	next := a.equalHalf(o.offset, uint32(mask), uint32(value), yes, no)
+	if o.wide {
+		next = a.equalHalf(o.offset+4, uint32(mask>>32), uint32(value>>32), next, no)
 	}
 	return next
 }
@@ -184,12 +189,12 @@ func (a *assembler) equalHalf(offset int, mask, value uint32, yes, no label) lab
 	return a.load(offset, next)
 }
 
-func (a *assembler) order(lo int, op uint16, value uint64, wide bool, yes, no label) label {
-	next := a.load(lo, a.jump(op, uint32(value), yes, no))
-	if wide {
+func (a *assembler) order(o operand, op uint16, value uint64, yes, no label) label {
+	next := a.load(o.offset, a.jump(op, uint32(value), yes, no))
+	if o.wide {
 		high := uint32(value >> 32)
 		next = a.jump(opJumpGt, high, yes, a.jump(opJumpEq, high, next, no))
-		next = a.load(lo+4, next)
+		next = a.load(o.offset+4, next)
 	}
 	return next
 }
