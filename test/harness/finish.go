@@ -20,19 +20,24 @@ func (i *Instance) finish() {
 			i.Start() // a test that killed it leaves the cleaning to the next serve
 		}
 		i.removePods()
+		i.fail(afterAll(i.leftInCustody))
 		if state := i.Stop(); state.ExitCode() != 0 {
 			i.T.Errorf("serve ended with %v", state)
 		}
 	}
 	i.stopKeeper()
-	left := i.leftoversAfterAll()
-	for _, l := range left {
-		i.T.Errorf("left over: %v", l)
-	}
+	left := afterAll(i.leftovers)
+	i.fail(left)
 	i.sweep(left)
 	i.checkLogs()
 	if i.T.Failed() {
 		i.T.Log(i.logTail())
+	}
+}
+
+func (i *Instance) fail(left []Leftover) {
+	for _, l := range left {
+		i.T.Errorf("left over: %v", l)
 	}
 }
 

@@ -33,10 +33,11 @@ func (l Leftover) String() string {
 // host's end of a pod's link some time after the namespace (DESIGN 6).
 const settleTime = 5 * time.Second
 
-// leftoversAfterAll is what is left when everything had time to go.
-func (i *Instance) leftoversAfterAll() (left []Leftover) {
+// afterAll repeats a look for leftovers until there are none or everything had
+// its time to go.
+func afterAll(look func() []Leftover) (left []Leftover) {
 	within(settleTime, func() bool {
-		left = i.leftovers()
+		left = look()
 		return len(left) == 0
 	})
 	return left

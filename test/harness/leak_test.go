@@ -150,6 +150,35 @@ func TestLeakCheckFindsElements(t *testing.T) {
 	}
 }
 
+// TestLeakCheckFindsDescriptors looks at this process as if it were serve.
+func TestLeakCheckFindsDescriptors(t *testing.T) {
+	i := prepare(t)
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.proc = &process{cmd: &exec.Cmd{Process: self}}
+	held := filepath.Join(i.State, "containers", plantedID)
+	mkdir(t, filepath.Dir(held))
+	f, err := os.OpenFile(held, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	node, err := i.Node.Inode() // held by i.Node itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"descriptor of serve: " + held, "descriptor of serve: " + node} {
+		if left := i.leftInCustody(); !slices.ContainsFunc(left, func(l Leftover) bool { return l.String() == want }) {
+			t.Errorf("found %v, wanted %q among it", left, want)
+		}
+	}
+	if i.ofAPod(os.Getpid(), Namespace(os.Getpid(), "net")) {
+		t.Error("a process's own namespace was found")
+	}
+}
+
 func TestHostSnapshot(t *testing.T) {
 	before := hostSnapshot()
 	dir := t.TempDir()

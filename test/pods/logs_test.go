@@ -64,6 +64,17 @@ func TestLongLinesAreSplit(t *testing.T) {
 	}
 }
 
+// TestUnfinishedLineDoesNotStopTheLog: inside a write larger than the pipe the
+// kernel wakes its reader only if the pipe was empty before (fs/pipe.c, pipe_write),
+// so a reader that leaves the beginning of a line in the pipe may sleep for ever.
+func TestUnfinishedLineDoesNotStopTheLog(t *testing.T) {
+	i := harness.New(t)
+	const size = 1 << 20
+	c := i.RunPod().Run("c", i.Image(probe), run("burst", fmt.Sprint(size)))
+	c.WaitExit()
+	equal(t, "bytes", len(c.Output("stdout")), len("begin ")+size)
+}
+
 // TestStdoutOpens: a process that is not root opens its own /dev/stdout.
 func TestStdoutOpens(t *testing.T) {
 	i := harness.New(t)

@@ -21,6 +21,7 @@ var verbs = map[string]func(args []string) int{}
 
 func init() {
 	verbs = map[string]func([]string) int{
+		"burst":         burst,
 		"cat":           cat,
 		"count":         count,
 		"eat-memory":    eatMemory,
@@ -115,6 +116,15 @@ func writeLines(args []string) int {
 	if err := out.Flush(); err != nil {
 		fatal("%v", err)
 	}
+	return 0
+}
+
+// burst SIZE writes the beginning of a line, waits a moment, and then goes on with
+// SIZE bytes in one write: more than a pipe holds, and no newline but the last.
+func burst(args []string) int {
+	os.Stdout.WriteString("begin ")
+	time.Sleep(100 * time.Millisecond)
+	os.Stdout.WriteString(strings.Repeat("x", number(args, 0)-1) + "\n")
 	return 0
 }
 

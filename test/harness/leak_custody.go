@@ -1,0 +1,60 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// leftInCustody finds what serve and keeper still hold of pods and containers
+// while both run: namespaces other than their own, files of containers, logs,
+// and cgroups.
+func (i *Instance) leftInCustody() []Leftover {
+	holders := map[string]int{"serve": i.PID()}
+	if keeper := i.Keeper(); keeper != 0 {
+		holders["keeper"] = keeper
+	}
+	var found []Leftover
+	for name, pid := range holders {
+		for _, link := range descriptors(pid) {
+			if i.ofAPod(pid, link) {
+				found = append(found, Leftover{Kind: "descriptor", Name: fmt.Sprintf("of %s: %s", name, link)})
+			}
+		}
+	}
+	return found
+}
+
+// descriptors lists what a process's descriptors refer to.
+func descriptors(pid int) []string {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	var links []string
+	for _, name := range dirNames(dir) {
+		if link, err := os.Readlink(filepath.Join(dir, name)); err == nil {
+			links = append(links, link)
+		}
+	}
+	return links
+}
+
+// ofAPod says whether a descriptor belongs to a pod or container.
+func (i *Instance) ofAPod(pid int, link string) bool {
+	link = strings.TrimSuffix(link, " (deleted)")
+	if kind, _, ok := strings.Cut(link, ":["); ok {
+		switch kind {
+		case "net", "ipc", "uts", "mnt", "pid", "user", "cgroup":
+			return link != Namespace(pid, kind)
+		}
+		return false
+	}
+	for _, dir := range []string{
+		filepath.Join(i.State, "containers"), filepath.Join(i.State, "pods"),
+		filepath.Join(i.Root, "containers"), filepath.Join(i.Root, "pods"), filepath.Join(i.Dir, "logs"),
+	} {
+		if strings.HasPrefix(link, dir+"/") {
+			return true
+		}
+	}
+	return strings.HasPrefix(link, "/sys/fs/cgroup/") && i.ours(link)
+}
