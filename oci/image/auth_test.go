@@ -154,6 +154,32 @@ func TestTokenServerKeepsTLS(t *testing.T) {
 	}
 }
 
+// TestOneHostOnly: the authorizer of a host has nothing for another one.
+func TestOneHostOnly(t *testing.T) {
+	host := registryHost("http", "registry.example")
+	creds := credentials{user: "user", password: canaryPassword}
+	for asked, want := range map[string]bool{"registry.example": true, "thief.example": false, "registry.example:81": false} {
+		a := creds.authorizer(host, http.DefaultClient)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+asked+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		challenge := &http.Response{Request: req, StatusCode: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}}
+		err = a.AddResponses(t.Context(), []*http.Response{challenge})
+		if err == nil {
+			err = a.Authorize(t.Context(), req)
+		}
+		if got := err == nil && req.Header.Get("Authorization") != ""; got != want {
+			t.Errorf("%s: %v, %v", asked, got, err)
+		}
+		token := credentials{auth: Auth{RegistryToken: canaryToken}}.authorizer(host, http.DefaultClient)
+		req.Header.Del("Authorization")
+		if err := token.Authorize(t.Context(), req); err != nil || (req.Header.Get("Authorization") != "") != want {
+			t.Errorf("token to %s: %v, %v", asked, req.Header, err)
+		}
+	}
+}
+
 func TestServerAddress(t *testing.T) {
 	for _, c := range []struct {
 		server, host string

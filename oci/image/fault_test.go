@@ -216,15 +216,23 @@ func TestRedirectToAnyPath(t *testing.T) {
 func TestRedirectAsksForPassword(t *testing.T) {
 	l := newLab(t)
 	thief, thiefHost := serve(t)
-	thief.BasicAuth("user", "canary-password")
 	thief.Push("app", "1", pushBig(l))
 	l.reg.BasicAuth("user", "canary-password")
 	l.reg.Break(imagetest.Fault{Path: "/blobs/", Redirect: "http://" + thiefHost})
-	l.pullError(t, "app:1", &Auth{Username: "user", Password: "canary-password"})
+	for _, tokens := range []bool{false, true} {
+		thief.BasicAuth("user", "canary-password")
+		if tokens {
+			thief.TokenAuth("user", "canary-password", "")
+		}
+		l.pullError(t, "app:1", &Auth{Username: "user", Password: "canary-password"})
+	}
 	for _, r := range thief.Requests("") {
-		if r.Authorization != "" {
+		if r.Authorization != "" || r.Method == http.MethodPost {
 			t.Errorf("credentials went to %s: %+v", thiefHost, r)
 		}
+	}
+	if len(thief.Requests("")) == 0 {
+		t.Error("the redirect was not followed: nothing was tested")
 	}
 }
 
@@ -240,9 +248,11 @@ func TestCancel(t *testing.T) {
 	}()
 	waitFor(t, func() bool { return len(l.reg.Requests("/blobs/")) > 0 })
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
-	}
+	within(t, 10*time.Second, "cancelling", func(context.Context) {
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	})
 	// Nothing goes on behind the pull's back.
 	if names, _ := os.ReadDir(filepath.Join(l.config.Root, "incoming")); len(names) > 0 {
 		t.Errorf("still unpacking: %v", names)
@@ -327,9 +337,11 @@ func TestCredentialsDoNotShare(t *testing.T) {
 		done <- err
 	}()
 	waitFor(t, func() bool { return len(l.reg.Requests(blob)) == 1 })
-	if _, err := l.Pull(t.Context(), l.ref("app:1"), &Auth{Username: "b", Password: "bbb"}, nil); err != nil {
-		t.Error(err)
-	}
+	within(t, 10*time.Second, "the other pull", func(ctx context.Context) {
+		if _, err := l.Pull(ctx, l.ref("app:1"), &Auth{Username: "b", Password: "bbb"}, nil); err != nil {
+			t.Error(err)
+		}
+	})
 	if n := len(l.reg.Requests(blob)); n != 2 {
 		t.Errorf("%d downloads", n)
 	}

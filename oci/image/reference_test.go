@@ -342,6 +342,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
+		fmt.Println("pull")
 		if i%2 == 1 {
 			if err := s.Remove(img.ID); err != nil {
 				panic(err)
@@ -421,11 +422,13 @@ func killOnce(t *testing.T, l *lab) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(out, make([]byte, len("open\n"))); err != nil {
-		t.Error(err)
+	for range 1 + rand.IntN(6) {
+		if _, err := io.ReadFull(out, make([]byte, len("pull\n"))); err != nil {
+			t.Error(err)
+		}
 	}
 	// A moment that nobody chose.
-	<-time.After(time.Duration(rand.IntN(60_000)) * time.Microsecond)
+	<-time.After(time.Duration(rand.IntN(20_000)) * time.Microsecond)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Error(err)
 	}

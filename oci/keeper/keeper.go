@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -163,6 +164,9 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 	closeAll(fds[:1+m.Donated])
 	if res.prepared > 0 {
 		reapPID(res.prepared)
+		if err == nil && res.Errno == 0 && !k.newChild(res) {
+			err = errForged
+		}
 	}
 	if err != nil || res.Errno != 0 || m.Detached || res.pidfd < 0 {
 		closeAll(kept)
@@ -189,6 +193,26 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 	}
 	k.reply(fd, m, reply, []int{res.pidfd})
 	unix.Close(res.pidfd)
+}
+
+var errForged = errors.New("the process that was reported is not the one that was made")
+
+// newChild tells whether a process is a child of ours that we do not have yet.
+// The pid of an inner clone comes from memory that the clone can write until it
+// executes, and so can who traces it.
+func (k *keeper) newChild(res spawned) bool {
+	_, _, errno := syscall.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(res.pidfd), 0, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
+	if errno != 0 {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, h := range k.items {
+		if h.PID == res.PID && h.Exit == nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
