@@ -238,15 +238,19 @@ func TestRedirectAsksForPassword(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	l := newLab(t)
-	pushBig(l)
-	l.reg.Break(imagetest.Fault{Path: "/blobs/", StallAfter: 100})
+	blob := pushBig(l).Manifest.Layers[0].Digest.String()
+	l.reg.Break(imagetest.Fault{Path: blob, StallAfter: 1 << 20})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
 		_, err := l.Pull(ctx, l.ref("app:1"), nil, nil)
 		done <- err
 	}()
-	waitFor(t, func() bool { return len(l.reg.Requests("/blobs/")) > 0 })
+	incoming := func() int {
+		names, _ := os.ReadDir(filepath.Join(l.config.Root, "incoming"))
+		return len(names)
+	}
+	waitFor(t, func() bool { return incoming() > 0 })
 	cancel()
 	within(t, 10*time.Second, "cancelling", func(context.Context) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -254,8 +258,8 @@ func TestCancel(t *testing.T) {
 		}
 	})
 	// Nothing goes on behind the pull's back.
-	if names, _ := os.ReadDir(filepath.Join(l.config.Root, "incoming")); len(names) > 0 {
-		t.Errorf("still unpacking: %v", names)
+	if n := incoming(); n > 0 {
+		t.Errorf("%d layers are still unpacked", n)
 	}
 	deadline, stop := context.WithTimeout(t.Context(), time.Millisecond)
 	defer stop()

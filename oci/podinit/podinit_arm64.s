@@ -20,7 +20,7 @@ TEXT ·reaper(SB),NOSPLIT|NOFRAME,$0-0
 	MOVD R0, 8(R9)
 	MOVZ $(1<<16), R0            // the set {SIGCHLD}
 	MOVD R0, 16(R9)
-	MOVN $0, R0                  // the set of all signals
+	MOVD $-1, R0                 // the set of all signals
 	MOVD R0, 24(R9)
 
 	MOVD $15, R0                 // PR_SET_NAME
@@ -41,7 +41,7 @@ TEXT ·reaper(SB),NOSPLIT|NOFRAME,$0-0
 	SVC
 
 reap:
-	MOVN $0, R0                  // any child
+	MOVD $-1, R0                 // any child
 	MOVD $0, R1
 	MOVZ $1, R2
 	MOVK $(0x4000<<16), R2       // WNOHANG|__WALL
