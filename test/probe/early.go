@@ -6,6 +6,7 @@ import "golang.org/x/sys/unix"
 var (
 	captured uint64
 	actions  [64]sigaction
+	blocked  uint64
 	nofile   unix.Rlimit
 )
 

@@ -2,8 +2,8 @@
 
 // func entry, the program's entry point (go build -ldflags=-E=probe_entry).
 //
-// The Go runtime installs a handler for every signal and package syscall raises
-// the soft RLIMIT_NOFILE, both before main. So ask the kernel first, then go on
+// The Go runtime installs a handler for every signal and unblocks some, and
+// package syscall raises the soft RLIMIT_NOFILE, all before main. So ask the kernel first, then go on
 // to Go's own entry point with the stack as execve left it.
 TEXT probe_entry(SB),NOSPLIT|NOFRAME,$0
 	MOVQ	$1, R12
@@ -22,6 +22,14 @@ signal:
 	INCQ	R12
 	CMPQ	R12, $64
 	JLE	signal
+
+	// rt_sigprocmask(SIG_BLOCK, NULL, &blocked, 8)
+	MOVQ	$14, AX
+	MOVQ	$0, DI
+	MOVQ	$0, SI
+	LEAQ	·blocked(SB), DX
+	MOVQ	$8, R10
+	SYSCALL
 
 	// prlimit64(0, RLIMIT_NOFILE, NULL, &nofile)
 	MOVQ	$302, AX

@@ -17,6 +17,14 @@ signal:
 	CMP	$64, R19
 	BLE	signal
 
+	// rt_sigprocmask(SIG_BLOCK, NULL, &blocked, 8)
+	MOVD	$135, R8
+	MOVD	$0, R0
+	MOVD	$0, R1
+	MOVD	$·blocked(SB), R2
+	MOVD	$8, R3
+	SVC
+
 	// prlimit64(0, RLIMIT_NOFILE, NULL, &nofile)
 	MOVD	$261, R8
 	MOVD	$0, R0

@@ -31,7 +31,7 @@ func TestSeesWhatItWasBornWith(t *testing.T) {
 	bin := build(t, "-ldflags=-E=probe_entry")
 	// The shell sets what os/exec cannot; it ignores USR1 and PIPE for its children.
 	script := `trap '' USR1 PIPE; umask 027; ulimit -S -n 321; ulimit -S -c 0; cd /proc; exec "$0" one two`
-	cmd := exec.Command("/bin/sh", "-c", script, bin)
+	cmd := exec.Command("env", "--block-signal=TERM,USR2", "/bin/sh", "-c", script, bin)
 	cmd.Env = []string{"A=1", "B=2", "A=3"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: 0, Gid: 7, Groups: []uint32{7, 8}}}
 	extra, err := os.Open("/dev/null")
@@ -60,6 +60,7 @@ func TestSeesWhatItWasBornWith(t *testing.T) {
 	if slices.Contains(s.Signals.Ignored, int(unix.SIGTERM)) {
 		t.Error("SIGTERM is reported as ignored")
 	}
+	equal(t, "blocked", s.Signals.Blocked, []int{int(unix.SIGUSR2), int(unix.SIGTERM)})
 	equal(t, "gids", s.IDs.GIDs, [4]int{7, 7, 7, 7})
 	equal(t, "groups", s.IDs.Groups, []int{7, 8})
 	equal(t, "session", s.Session.SID, s.Session.PID)

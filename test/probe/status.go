@@ -53,8 +53,13 @@ func (st status) caps() state.Caps {
 
 // mask turns a signal mask in hex into numbers.
 func (st status) mask(field string) []int {
-	list := []int{}
 	bits, _ := strconv.ParseUint(st[field], 16, 64)
+	return numbers(bits)
+}
+
+// numbers lists the signals of a mask.
+func numbers(bits uint64) []int {
+	list := []int{}
 	for i := range 64 {
 		if bits&(1<<i) != 0 {
 			list = append(list, i+1)
@@ -64,7 +69,7 @@ func (st status) mask(field string) []int {
 }
 
 func (st status) signals() state.Signals {
-	return state.Signals{Ignored: ignored(), Blocked: st.mask("SigBlk"), Pending: st.mask("ShdPnd")}
+	return state.Signals{Ignored: ignored(), Blocked: numbers(blocked), Pending: st.mask("ShdPnd")}
 }
 
 func readText(path string) string {
