@@ -30,7 +30,7 @@ test-race: ## the tests under the race detector, all but the child's interpreter
 	@hack/parts.sh race
 
 demo: ## start a pod in a private instance, show how it is made, remove everything
-	@hack/setup.sh go
+	@hack/setup.sh go root
 	@$(GO) run ./hack/demo
 
 clean: ## remove what was built

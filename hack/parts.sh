@@ -19,7 +19,7 @@ part_vet() { $go vet ./...; }
 part_vet_arm64() { GOARCH=arm64 $go vet ./...; }
 part_build() { make --no-print-directory build; }
 part_unit() { $go test -count=1 $($go list ./... | grep -v "$whole"); }
-part_pods() { $go test -count=1 -timeout 10m ./test/pods; }
+part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/pods; }
 part_race() {
 	export CGO_ENABLED=1 CRIBOX_BUILD_FLAGS=-race
 	$go test -race -count=1 -timeout 20m $($go list ./... | grep -v "$interpreter")

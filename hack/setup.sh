@@ -1,5 +1,5 @@
 #!/bin/sh
-# Looks for what the targets need: setup.sh [go] [test] [race]. On Debian and
+# Looks for what the targets need: setup.sh [go] [root] [test] [race]. On Debian and
 # Ubuntu it installs what is missing; elsewhere it names it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -35,7 +35,7 @@ need_busybox() {
 }
 
 need_root() {
-	[ "$(id -u)" = 0 ] || die "The tests make namespaces, cgroups and mounts: run them as root."
+	[ "$(id -u)" = 0 ] || die "This makes namespaces, cgroups and mounts: run it as root."
 }
 
 install_missing() {
@@ -52,6 +52,7 @@ install_missing() {
 for what in "$@"; do
 	case $what in
 	go) need_go ;;
+	root) need_root ;;
 	test)
 		need_root
 		need_busybox
@@ -62,7 +63,7 @@ for what in "$@"; do
 		need gcc gcc
 		[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 		;;
-	*) die "setup.sh: what is \"$what\"? It knows go, test and race." ;;
+	*) die "setup.sh: what is \"$what\"? It knows go, root, test and race." ;;
 	esac
 done
 install_missing
