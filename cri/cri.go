@@ -61,7 +61,8 @@ func codeOf(err error) codes.Code {
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
 		{sandbox.ErrUnavailable, codes.Unavailable},
-		{image.ErrRegistryUnavailable, codes.Unavailable},
+		// The kubelet reads a pull's error by its first word, and strips only this code.
+		{image.ErrRegistryUnavailable, codes.Unknown},
 	} {
 		if errors.Is(err, k.kind) {
 			return k.code

@@ -58,20 +58,22 @@ func sameContainer(key string, have, want *runtimeapi.ContainerConfig) error {
 }
 
 func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c *runtimeapi.ContainerConfig) (string, error) {
-	img, err := m.resolveImage(c.GetImage())
-	if err != nil {
-		return "", err
-	}
 	id := newID()
+	img, ok := m.cfg.Images.HoldImage(id, c.GetImage().GetImage())
+	if !ok {
+		return "", fmt.Errorf("image %q is not on this node; pull it first: %w", c.GetImage().GetImage(), ErrNotFound)
+	}
 	ctr := Container{ID: id, PodID: p.ID, BootID: m.cfg.BootID, Config: Message[*runtimeapi.ContainerConfig]{c}, CreatedAt: time.Now(),
 		Image:  ImageUse{ID: img.ID, Name: c.GetImage().GetImage(), Layers: img.Layers},
 		Bundle: oci.Bundle{ID: id, PodID: p.ID, Lowers: m.cfg.Images.LayerPaths(img), LogPath: spec.LogPath(p.Config.Of, c), Stdin: c.GetStdin(), MakeSources: m.cfg.MakeSources}}
-	ctr.Stop.Number, ctr.Stop.CRI, err = spec.StopSignal(c, img.Config.Config)
-	if err != nil {
+	var err error
+	if ctr.Stop.Number, ctr.Stop.CRI, err = spec.StopSignal(c, img.Config.Config); err != nil {
+		m.cfg.Images.Release(id)
 		return "", err
 	}
 	e := &containerEntry{lock: newLock(), ctr: &ctr, exited: make(chan struct{})}
 	if err := m.enter(pod, e); err != nil {
+		m.cfg.Images.Release(id)
 		return "", err
 	}
 	n := &newContainer{Manager: m, entry: e, pod: p, ctr: ctr, image: img}
@@ -104,14 +106,6 @@ func (m *Manager) forgetContainer(c *Container) {
 	m.stale = true
 }
 
-func (m *Manager) resolveImage(s *runtimeapi.ImageSpec) (image.Image, error) {
-	img, ok := m.cfg.Images.Resolve(s.GetImage())
-	if !ok {
-		return image.Image{}, fmt.Errorf("image %q is not on this node; pull it first: %w", s.GetImage(), ErrNotFound)
-	}
-	return img, nil
-}
-
 // newContainer is a container being made. ctr is what will be published.
 type newContainer struct {
 	*Manager
@@ -124,18 +118,13 @@ type newContainer struct {
 func (n *newContainer) steps() []step {
 	id := n.ctr.ID
 	return []step{
-		{"hold image", n.holdImage, func(context.Context) error { n.cfg.Images.Release(id); return nil }},
+		{"hold image", nil, func(context.Context) error { n.cfg.Images.Release(id); return nil }},
 		{"write record", n.writeRecord, func(context.Context) error { return n.removeContainerDir(id) }},
 		{"prepare", n.prepare, func(ctx context.Context) error {
 			return n.cfg.Runtime.Delete(ctx, id, cgroupPath(n.pod.CgroupParent, id))
 		}},
 		{"publish", n.publish, nil},
 	}
-}
-
-func (n *newContainer) holdImage(context.Context) error {
-	n.cfg.Images.Hold(n.ctr.ID, n.ctr.Image.Layers)
-	return nil
 }
 
 func (n *newContainer) writeRecord(context.Context) error {

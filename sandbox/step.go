@@ -27,7 +27,7 @@ func run(ctx context.Context, steps []step, at func(string)) error {
 	for i, s := range steps {
 		at(s.name)
 		err := context.Cause(ctx)
-		if err == nil {
+		if err == nil && s.do != nil {
 			err = s.do(ctx)
 		}
 		if err != nil {
