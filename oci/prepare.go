@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
@@ -86,12 +88,19 @@ type maker struct {
 
 func (m *maker) make(ctx context.Context) error {
 	m.input = program.ContainerInput{ID: m.bundle.ID, Arch: runtime.GOARCH, FileMounts: map[int]bool{}}
-	for _, step := range []func(context.Context) error{
-		m.makeCgroup, m.openNamespaces, m.makeMounts, m.makePoints, m.makeMasks, m.makeStreams, m.sealRoot, m.compile,
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"make cgroup", m.makeCgroup}, {"open namespaces", m.openNamespaces}, {"make mounts", m.makeMounts},
+		{"make mount points", m.makePoints}, {"make masks", m.makeMasks}, {"make streams", m.makeStreams},
+		{"seal root", m.sealRoot}, {"compile", m.compile},
 	} {
-		if err := step(ctx); err != nil {
+		began := time.Now()
+		if err := step.do(ctx); err != nil {
 			return err
 		}
+		slog.Debug("stage", "name", step.name, "took", time.Since(began))
 	}
 	return nil
 }
@@ -240,9 +249,9 @@ func (m *maker) finishBind(i int, f *os.File) error {
 	if err := mount.SetAttr(f, attr); err != nil {
 		return fmt.Errorf("cannot mount %s on %s: %w", m.mounts[i].Source, m.mounts[i].Destination, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("cannot mount %s: %w", m.mounts[i].Source, os.NewSyscallError("fstat", err))
+	var st unix.Statx_t // from the cache: the file system may be dead
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", m.mounts[i].Source, os.NewSyscallError("statx", err))
 	}
 	m.input.FileMounts[i] = st.Mode&unix.S_IFMT != unix.S_IFDIR
 	return nil

@@ -20,18 +20,23 @@ import (
 const volumeBound = 30 * time.Second
 
 // openVolumes clones the mount trees of the volumes, by index of the mount. The
-// paths are a stranger's and may be dead: a process of its own walks them.
+// paths are a stranger's and may be dead: what the kernel has not cached is
+// walked by a process of its own.
 func (m *maker) openVolumes(ctx context.Context) (map[int]*os.File, error) {
 	var requests []program.TreeRequest
 	var index []int
+	out := map[int]*os.File{}
 	for i, mt := range m.mounts {
 		if mt.Type != "bind" || m.own(mt.Source) {
+			continue
+		}
+		if f := cachedTree(mt.Source); f != nil {
+			out[i] = f
 			continue
 		}
 		requests = append(requests, program.TreeRequest{Path: mt.Source, Recursive: true, Create: m.bundle.MakeSources})
 		index = append(index, i)
 	}
-	out := map[int]*os.File{}
 	if len(requests) == 0 {
 		return out, nil
 	}
@@ -156,6 +161,9 @@ func readTree(raw syscall.RawConn, want int) (f *os.File, errno syscall.Errno, e
 func (r *Runtime) openLog(ctx context.Context, path string) (*os.File, error) {
 	dir, name := filepath.Split(path)
 	parent, last := filepath.Split(filepath.Clean(dir))
+	if f := localLog(filepath.Clean(parent), last, name); f != nil {
+		return f, nil
+	}
 	// The pod's log directory may be missing when it is not a kubelet that asks.
 	files, err := r.openTrees(ctx, []program.TreeRequest{{Dir: filepath.Clean(parent), Path: filepath.Join(last, name)}})
 	if err != nil {

@@ -134,13 +134,18 @@ type Stage struct {
 	Since time.Time
 }
 
+// atStage publishes each stage as it begins, and says how long it took.
 func atStage(p *atomic.Pointer[Stage]) func(string) {
 	return func(name string) {
+		now := time.Now()
+		if last := p.Load(); last != nil {
+			slog.Debug("stage", "name", last.Name, "took", now.Sub(last.Since))
+		}
 		if name == "" {
 			p.Store(nil)
 			return
 		}
-		p.Store(&Stage{name, time.Now()})
+		p.Store(&Stage{name, now})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -104,6 +105,9 @@ func serve(args []string) error {
 	if err := setLog(s.logLevel); err != nil {
 		return err
 	}
+	// The heap is small and its garbage is short-lived: collecting less often costs
+	// some MiB and saves a tenth of the CPU time per pod.
+	debug.SetGCPercent(300)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	d := &daemon{settings: s, gate: make(chan struct{})}
