@@ -82,19 +82,7 @@ func Intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler
 		}
 	}()
 	resp, err = handler(ctx, req)
-	if err == nil {
-		slog.Debug("call", "method", info.FullMethod, "took", time.Since(began))
-		return resp, nil
-	}
-	if _, ok := status.FromError(err); !ok {
-		err = status.Error(codeOf(err), err.Error())
-	}
-	level := slog.LevelInfo
-	if status.Code(err) == codes.Internal {
-		level = slog.LevelError
-	}
-	slog.Log(ctx, level, "call failed", "method", info.FullMethod, "took", time.Since(began), "err", err)
-	return resp, err
+	return resp, outcome(ctx, info.FullMethod, began, err)
 }
 
 // missing refuses a request without its main part.

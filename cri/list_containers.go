@@ -2,21 +2,35 @@ package cri
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strings"
 
 	"github.com/cri-box/cri-box/sandbox"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // ListContainers lists the containers that a filter lets through.
 func (s *Server) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	resp := &runtimeapi.ListContainersResponse{}
-	for _, c := range s.Sandboxes.List().Containers {
-		if containerMatches(c, r.GetFilter()) {
-			resp.Containers = append(resp.Containers, listedContainer(c))
+	return &runtimeapi.ListContainersResponse{Containers: slices.Collect(s.containers(r.GetFilter()))}, nil
+}
+
+// StreamContainers does the same in messages of bounded size.
+func (s *Server) StreamContainers(r *runtimeapi.StreamContainersRequest, out grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
+	return sendBatches(s.containers(r.GetFilter()), func(batch []*runtimeapi.Container) error {
+		return out.Send(&runtimeapi.StreamContainersResponse{Containers: batch})
+	})
+}
+
+func (s *Server) containers(f *runtimeapi.ContainerFilter) iter.Seq[*runtimeapi.Container] {
+	return func(yield func(*runtimeapi.Container) bool) {
+		for _, c := range s.Sandboxes.List().Containers {
+			if containerMatches(c, f) && !yield(listedContainer(c)) {
+				return
+			}
 		}
 	}
-	return resp, nil
 }
 
 func listedContainer(c *sandbox.Container) *runtimeapi.Container {

@@ -2,21 +2,35 @@ package cri
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strings"
 
 	"github.com/cri-box/cri-box/sandbox"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // ListPodSandbox lists the pods that a filter lets through.
 func (s *Server) ListPodSandbox(_ context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	resp := &runtimeapi.ListPodSandboxResponse{}
-	for _, p := range s.Sandboxes.List().Pods {
-		if podMatches(p, r.GetFilter()) {
-			resp.Items = append(resp.Items, listedPod(p))
+	return &runtimeapi.ListPodSandboxResponse{Items: slices.Collect(s.pods(r.GetFilter()))}, nil
+}
+
+// StreamPodSandboxes does the same in messages of bounded size.
+func (s *Server) StreamPodSandboxes(r *runtimeapi.StreamPodSandboxesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
+	return sendBatches(s.pods(r.GetFilter()), func(batch []*runtimeapi.PodSandbox) error {
+		return out.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: batch})
+	})
+}
+
+func (s *Server) pods(f *runtimeapi.PodSandboxFilter) iter.Seq[*runtimeapi.PodSandbox] {
+	return func(yield func(*runtimeapi.PodSandbox) bool) {
+		for _, p := range s.Sandboxes.List().Pods {
+			if podMatches(p, f) && !yield(listedPod(p)) {
+				return
+			}
 		}
 	}
-	return resp, nil
 }
 
 func listedPod(p *sandbox.Pod) *runtimeapi.PodSandbox {

@@ -99,11 +99,13 @@ func (m *Manager) enter(pod *podEntry, e *containerEntry) error {
 func (m *Manager) forgetContainer(c *Container) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if e := m.containers[c.ID]; e != nil {
+		m.publishContainer(e.ctr, nil)
+	}
 	delete(m.containers, c.ID)
 	if key := containerKey(c.PodID, c.Config.Of); m.ctrKeys[key] == c.ID {
 		delete(m.ctrKeys, key)
 	}
-	m.stale = true
 }
 
 // newContainer is a container being made. ctr is what will be published.

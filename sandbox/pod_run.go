@@ -100,11 +100,13 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 func (m *Manager) forgetPod(p *Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if e := m.pods[p.ID]; e != nil {
+		m.publishPod(e.pod, nil)
+	}
 	delete(m.pods, p.ID)
 	if key := podKey(p.Config.Of); m.podKeys[key] == p.ID {
 		delete(m.podKeys, key)
 	}
-	m.stale = true
 }
 
 // podUp is a pod on its way up. pod is what will be published at the end.

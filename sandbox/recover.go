@@ -95,6 +95,7 @@ func (m *Manager) loadPods() error {
 		m.mu.Lock()
 		m.pods[id] = &podEntry{lock: newLock(), pod: p}
 		m.podKeys[podKey(p.Config.Of)] = id
+		m.publishPod(nil, p)
 		m.mu.Unlock()
 	}
 	return nil
@@ -114,6 +115,7 @@ func (m *Manager) loadContainers() error {
 		m.mu.Lock()
 		m.containers[id] = &containerEntry{lock: newLock(), ctr: c, exited: make(chan struct{})}
 		m.ctrKeys[containerKey(c.PodID, c.Config.Of)] = id
+		m.publishContainer(nil, c)
 		m.mu.Unlock()
 		m.cfg.Images.Hold(id, c.Image.Layers)
 	}

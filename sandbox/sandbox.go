@@ -102,9 +102,9 @@ type Manager struct {
 	containers map[string]*containerEntry
 	podKeys    map[string]string // podKey to id
 	ctrKeys    map[string]string // containerKey to id
-	stale      bool              // the snapshot is older than the maps
 
 	snapshot atomic.Pointer[Snapshot]
+	events   events
 }
 
 // A podEntry is a pod's place in memory.
@@ -149,13 +149,6 @@ func atStage(p *atomic.Pointer[Stage]) func(string) {
 	}
 }
 
-// A Snapshot is all pods and containers at one moment. Nothing in it is ever
-// changed.
-type Snapshot struct {
-	Pods       []*Pod
-	Containers []*Container
-}
-
 // New returns a Manager with nothing in it; Recover fills it.
 func New(cfg Config) (*Manager, error) {
 	for _, dir := range []string{filepath.Join(cfg.RootDir, "pods"), filepath.Join(cfg.RootDir, "containers"), filepath.Join(cfg.StateDir, "pods")} {
@@ -166,34 +159,13 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
 	m.exits.init()
+	m.events.init()
+	m.snapshot.Store(&Snapshot{})
 	return m, nil
 }
 
 // Close waits for what is done in the background. No call may be under way.
 func (m *Manager) Close() { m.pacer.Wait() }
-
-// List returns the current snapshot.
-func (m *Manager) List() *Snapshot {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.snapshot.Load(); s != nil && !m.stale {
-		return s
-	}
-	s := &Snapshot{Pods: make([]*Pod, 0, len(m.pods)), Containers: make([]*Container, 0, len(m.containers))}
-	for _, e := range m.pods {
-		if !e.pod.ReadyAt.IsZero() || e.pod.Problem != "" {
-			s.Pods = append(s.Pods, e.pod)
-		}
-	}
-	for _, e := range m.containers {
-		if e.ctr.Made {
-			s.Containers = append(s.Containers, e.ctr)
-		}
-	}
-	m.stale = false
-	m.snapshot.Store(s)
-	return s
-}
 
 // Pod finds a pod by its id or a unique beginning of it.
 func (m *Manager) Pod(id string) (*Pod, error) {
@@ -248,27 +220,6 @@ func find[E any](all map[string]*E, kind, id string) (*E, error) {
 		return nil, fmt.Errorf("%s %q: %w", kind, id, ErrNotFound)
 	}
 	return hit, nil
-}
-
-// savePod writes the record and publishes it.
-func (m *Manager) savePod(e *podEntry, p *Pod) error {
-	if err := podKind.Save(m.podDir(p.ID), p); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e.pod, m.stale = p, true
-	return nil
-}
-
-func (m *Manager) saveContainer(e *containerEntry, c *Container) error {
-	if err := containerKind.Save(m.containerDir(c.ID), c); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e.ctr, m.stale = c, true
-	return nil
 }
 
 // current gives the published values of entries.

@@ -25,7 +25,8 @@ var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxRequest),
-		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered))
+		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered),
+		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Network: d.network.Ready, Ready: d.ready,
 		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), Info: d.info}).Register(server)
 	return server
@@ -44,11 +45,26 @@ func (d *daemon) waitRecovered(ctx context.Context, req any, info *grpc.UnarySer
 	case "/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/Status", "/runtime.v1.RuntimeService/RuntimeConfig":
 		return next(ctx, req)
 	}
+	if err := d.awaitGate(ctx); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// waitRecoveredStream does so for all streams: each is about pods or images.
+func (d *daemon) waitRecoveredStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := d.awaitGate(stream.Context()); err != nil {
+		return err
+	}
+	return next(srv, stream)
+}
+
+func (d *daemon) awaitGate(ctx context.Context) error {
 	select {
 	case <-d.gate:
-		return next(ctx, req)
+		return nil
 	case <-ctx.Done():
-		return nil, errors.Join(errRecovering, ctx.Err())
+		return errors.Join(errRecovering, ctx.Err())
 	}
 }
 
@@ -68,6 +84,7 @@ func (d *daemon) info() map[string]string {
 }
 
 func (d *daemon) stop(server *grpc.Server) {
+	d.sandboxes.EndEvents()
 	done := make(chan struct{})
 	go func() { server.GracefulStop(); close(done) }()
 	select {
