@@ -19,7 +19,7 @@ import (
 func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, error) {
 	c, img := n.ctr.Config.Of, n.image.Config.Config
 	in := spec.Input{ID: n.ctr.ID, SandboxID: n.pod.ID, Sandbox: n.pod.Config.Of, Config: c, Image: img,
-		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.cfg.Host, Defaults: n.cfg.Defaults}
+		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.cfg.Host, Defaults: n.policy.Load().Defaults}
 	var err error
 	if in.Passwd, err = readAccounts(rootfs, "/etc/passwd"); err != nil {
 		return nil, err

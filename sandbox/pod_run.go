@@ -15,9 +15,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// shmSize is a pod's /dev/shm, in bytes: what Docker made the custom.
-const shmSize = 64 << 20
-
 // RunPod makes a pod and returns its id. It is idempotent by the pod's name,
 // namespace, uid and attempt.
 func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (string, error) {
@@ -175,7 +172,7 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		}
 	}
 	if !u.pod.hostIPC() {
-		shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: shmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+		shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: u.policy.Load().ShmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
 		if err != nil {
 			closeFiles(files)
 			return err

@@ -49,10 +49,8 @@ type Config struct {
 	Logs    Logs
 	Custody Custody
 
-	Host     spec.Host
-	Defaults spec.Defaults
-	// MakeSources: a missing source of a bind mount becomes a directory.
-	MakeSources bool
+	Host   spec.Host
+	Policy Policy
 }
 
 // Runtime is what starts containers; *oci.Runtime is one.
@@ -93,6 +91,7 @@ type Custody interface {
 // A Manager owns all pods and containers of an instance.
 type Manager struct {
 	cfg     Config
+	policy  atomic.Pointer[Policy] // instead of cfg.Policy
 	creates flights
 	exits   exits
 	pacer   netns.Pacer // ends namespaces, one after the other
@@ -158,6 +157,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
+	m.SetPolicy(cfg.Policy)
 	m.exits.init()
 	m.events.init()
 	m.snapshot.Store(&Snapshot{})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cri-box/cri-box/cmd/cri-box/config"
 	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/oci/image"
 )
@@ -98,7 +99,7 @@ func ask(state, method, path string, body io.Reader) ([]byte, error) {
 // images is the role "images".
 func images(args []string) error {
 	f := flag.NewFlagSet("images import", flag.ContinueOnError)
-	state := f.String("state", defaultState, "the daemon's state directory")
+	state := f.String("state", config.DefaultState, "the daemon's state directory")
 	if len(args) == 0 || args[0] != "import" {
 		return errors.New("usage: cri-box images import [--state DIR] FILE")
 	}
@@ -129,7 +130,7 @@ func images(args []string) error {
 // explain is the role "explain".
 func explain(args []string) error {
 	f := flag.NewFlagSet("explain", flag.ContinueOnError)
-	state := f.String("state", defaultState, "the daemon's state directory")
+	state := f.String("state", config.DefaultState, "the daemon's state directory")
 	if err := f.Parse(args); err != nil || f.NArg() != 1 {
 		return errors.New("usage: cri-box explain [--state DIR] CONTAINER")
 	}

@@ -24,6 +24,7 @@ func roles() []role {
 	return []role{
 		{"serve", "run the daemon: CRI server, images, network, containers", serve},
 		{"images", "import FILE: add images from an OCI layout or docker archive", images},
+		{"config", "default: print the configuration; check FILE: judge one", configure},
 		{"explain", "explain CONTAINER: the system calls that made it", explain},
 		{"version", "print the version", func([]string) error { fmt.Println(version); return nil }},
 		{keeper.RoleKeeper, "", func([]string) error { return keeper.Run(keeper.ListenerFD) }},

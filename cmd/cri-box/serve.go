@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,63 +20,9 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
-	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/cri-box/cri-box/sandbox"
 	"golang.org/x/sys/unix"
 )
-
-const (
-	defaultState = "/run/cri-box"
-	defaultRoot  = "/var/lib/cri-box"
-	maxLogLine   = 16 << 10
-)
-
-// settings are the daemon's flags.
-type settings struct {
-	config, listen, root, state, logLevel string
-}
-
-func parse(args []string) (settings, error) {
-	var s settings
-	f := flag.NewFlagSet("serve", flag.ContinueOnError)
-	f.StringVar(&s.config, "config", "", "configuration file")
-	f.StringVar(&s.listen, "listen", "", "path of the CRI socket (default STATE/cri-box.sock)")
-	f.StringVar(&s.root, "root", defaultRoot, "directory of images, layers and records")
-	f.StringVar(&s.state, "state", defaultState, "directory of what ends with the boot")
-	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
-	if err := f.Parse(args); err != nil {
-		return s, err
-	}
-	if f.NArg() > 0 {
-		return s, fmt.Errorf("cannot serve: %q is not a flag", f.Arg(0))
-	}
-	if s.config != "" {
-		if _, err := os.Stat(s.config); err != nil {
-			return s, fmt.Errorf("cannot read configuration: %w", err)
-		}
-	}
-	for _, dir := range []*string{&s.root, &s.state} {
-		abs, err := filepath.Abs(*dir)
-		if err != nil {
-			return s, err
-		}
-		*dir = abs
-	}
-	if s.listen == "" {
-		s.listen = filepath.Join(s.state, "cri-box.sock")
-	}
-	return s, nil
-}
-
-// instance prefixes the names of host objects, so that several daemons live on
-// one machine without meeting.
-func (s settings) instance() string {
-	if s.state == defaultState {
-		return "cri-box"
-	}
-	sum := sha256.Sum256([]byte(s.state))
-	return "cri-box-" + hex.EncodeToString(sum[:2])
-}
 
 // A daemon is everything that serve wires together, once, in this file.
 type daemon struct {
@@ -91,7 +35,9 @@ type daemon struct {
 	runtime   *oci.Runtime
 	sandboxes *sandbox.Manager
 	recovered atomic.Bool
+	loaded    atomic.Pointer[loaded]
 	gate      chan struct{} // closed when recovery is done
+	hangups   chan os.Signal
 }
 
 func serve(args []string) error {
@@ -102,7 +48,7 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := setLog(s.logLevel); err != nil {
+	if err := setLog(s.config.Log); err != nil {
 		return err
 	}
 	// The heap is small and its garbage is short-lived: collecting less often costs
@@ -110,21 +56,13 @@ func serve(args []string) error {
 	debug.SetGCPercent(300)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	d := &daemon{settings: s, gate: make(chan struct{})}
+	d := &daemon{settings: s, gate: make(chan struct{}), hangups: make(chan os.Signal, 1)}
+	d.began()
 	defer d.close()
 	if err := d.open(ctx); err != nil {
 		return err
 	}
 	return d.run(ctx)
-}
-
-func setLog(level string) error {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
-		return fmt.Errorf("cannot log at level %q: it is none of debug, info, warn, error", level)
-	}
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
-	return nil
 }
 
 // open makes the parts, from the kernel up.
@@ -180,12 +118,12 @@ func (d *daemon) openGroups(context.Context) (err error) {
 }
 
 func (d *daemon) openImages(context.Context) (err error) {
-	d.images, err = image.Open(image.Config{Root: d.root})
+	d.images, err = image.Open(imageConfig(d.root, d.config.Image))
 	return err
 }
 
 func (d *daemon) openNetwork(context.Context) (err error) {
-	d.network, err = routed.Open(routed.Config{Instance: d.instance(), StateDir: d.state})
+	d.network, err = routed.Open(d.networkConfig())
 	return err
 }
 
@@ -201,7 +139,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 
 func (d *daemon) openRuntime(context.Context) (err error) {
 	d.runtime, err = oci.New(oci.Config{Keeper: d.keeper, Cgroups: d.groups, StateDir: d.state, RootDir: d.root,
-		CgroupBase: "/" + d.instance(), MaxLogLine: maxLogLine})
+		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine)})
 	return err
 }
 
@@ -219,7 +157,7 @@ func (d *daemon) openSandboxes(context.Context) error {
 	}
 	d.sandboxes, err = sandbox.New(sandbox.Config{Instance: d.instance(), StateDir: d.state, RootDir: d.root,
 		BootID: strings.TrimSpace(string(boot)), Network: d.network, Images: d.images, Runtime: d.runtime, Cgroups: d.runtime,
-		Logs: d.runtime, Custody: d.keeper, Host: host, Defaults: spec.NewDefaults()})
+		Logs: d.runtime, Custody: d.keeper, Host: host, Policy: policy(d.config.Container)})
 	return err
 }
 
@@ -239,6 +177,7 @@ func (d *daemon) run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	go d.sandboxes.WatchExits(ctx)
+	go d.reloadOnSignal(ctx)
 	if err := d.recover(ctx); err != nil {
 		return err
 	}
@@ -264,7 +203,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	d.recovered.Store(true)
 	close(d.gate)
 	s := d.sandboxes.List()
-	slog.Info("ready", "socket", d.listen, "pods", len(s.Pods), "containers", len(s.Containers), "took", time.Since(began))
+	slog.Info("ready", "socket", d.listen, "config", d.describe(), "pods", len(s.Pods), "containers", len(s.Containers), "took", time.Since(began))
 	notify("READY=1")
 	return nil
 }

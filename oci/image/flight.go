@@ -130,5 +130,5 @@ func (s *Store) write(ctx context.Context, src source, desc ocispec.Descriptor, 
 		return nil, fmt.Errorf("cannot inflate: %w", err)
 	}
 	defer plain.Close()
-	return s.layers.Write(ctx, diffID, &wholeLayer{plain, ahead}, s.config.Limits)
+	return s.layers.Write(ctx, diffID, &wholeLayer{plain, ahead}, s.live.Load().Limits)
 }

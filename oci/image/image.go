@@ -27,7 +27,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,8 +93,8 @@ type Image struct {
 type Store struct {
 	config Config
 	layers *snapshot.Store
-	pinned []*regexp.Regexp
-	slots  chan struct{} // one place for each layer under way
+	live   atomic.Pointer[settings] // what Configure changes
+	slots  chan struct{}            // one place for each layer under way
 	now    atomic.Pointer[index]
 	pulls  atomic.Uint64 // numbers pulls, for their holds
 
@@ -134,12 +133,12 @@ func Open(config Config) (*Store, error) {
 	s := &Store{
 		config:  config,
 		layers:  layers,
-		pinned:  pinned,
 		slots:   make(chan struct{}, config.MaxConcurrentLayers),
 		flights: map[flightKey]*flight{},
 		db:      db,
 		usage:   newReferences(),
 	}
+	s.live.Store(&settings{config, pinned})
 	if err := s.load(); err != nil {
 		s.Close()
 		return nil, err

@@ -109,7 +109,7 @@ func compilePatterns(patterns []string) ([]*regexp.Regexp, error) {
 
 func (s *Store) isPinned(img Image) bool {
 	for _, name := range img.names() {
-		for _, p := range s.pinned {
+		for _, p := range s.live.Load().pinned {
 			if p.MatchString(name) {
 				return true
 			}

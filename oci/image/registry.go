@@ -75,7 +75,7 @@ func (s *Store) openRegistry(ctx context.Context, named reference.Named, auth *A
 // guard puts our bounds and our credentials around a host of hosts.toml.
 func (s *Store) guard(host docker.RegistryHost, creds credentials) docker.RegistryHost {
 	client := *host.Client
-	client.Transport = &transport{inner: client.Transport, stall: s.config.StallTimeout}
+	client.Transport = &transport{inner: client.Transport, stall: s.live.Load().StallTimeout}
 	client.CheckRedirect = redirectPolicy(host.Header)
 	host.Client = &client
 	host.Authorizer = creds.authorizer(host, &client)
@@ -119,7 +119,7 @@ func (r *registry) again() (time.Duration, bool) { return r.pause, true }
 // hosts.toml that cannot be read is an error: the client would go past the
 // mirror to the upstream registry without a word.
 func (s *Store) hostDir(host string) (string, error) {
-	for _, root := range s.config.CertsDirs {
+	for _, root := range s.live.Load().CertsDirs {
 		dir, err := config.HostDirFromRoot(root)(host)
 		if errdefs.IsNotFound(err) {
 			continue

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cri-box/cri-box/cmd/cri-box/config"
+	"github.com/cri-box/cri-box/network/routed"
+	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/snapshot"
+	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/sandbox"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// settings are what the daemon began with. What SIGHUP changes is in reload.go.
+type settings struct {
+	source              config.Source
+	files               []string // that were read
+	config              *config.Config
+	listen, root, state string
+}
+
+// parse reads the command line of serve, and the configuration below it.
+func parse(args []string) (settings, error) {
+	var s settings
+	f := flag.NewFlagSet("serve", flag.ContinueOnError)
+	f.StringVar(&s.source.Path, "config", "", "configuration file (default "+config.Default+")")
+	for _, name := range []string{"listen", "root", "state"} {
+		f.Func(name, "setting "+name, func(path string) error {
+			abs, err := filepath.Abs(path)
+			s.source.Flags = append(s.source.Flags, name+"="+abs)
+			return err
+		})
+	}
+	for name, key := range map[string]string{"log-level": "log.level", "log-format": "log.format"} {
+		f.Func(name, "setting "+key, func(value string) error {
+			s.source.Flags = append(s.source.Flags, key+"="+value)
+			return nil
+		})
+	}
+	f.Func("set", "KEY=VALUE: any setting, such as image.max_concurrent_layers=8", func(pair string) error {
+		s.source.Flags = append(s.source.Flags, pair)
+		return nil
+	})
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	if f.NArg() > 0 {
+		return s, fmt.Errorf("cannot serve: %q is not a flag", f.Arg(0))
+	}
+	return s, s.load()
+}
+
+func (s *settings) load() (err error) {
+	if s.config, s.files, err = config.Load(s.source); err != nil {
+		return fmt.Errorf("cannot use configuration:\n%w", err)
+	}
+	s.listen, s.root, s.state = s.config.Socket(), filepath.Clean(s.config.Root), filepath.Clean(s.config.State)
+	return nil
+}
+
+// instance prefixes the names of host objects, so that several daemons live on
+// one machine without meeting.
+func (s settings) instance() string {
+	if s.state == config.DefaultState {
+		return "cri-box"
+	}
+	sum := sha256.Sum256([]byte(s.state))
+	return "cri-box-" + hex.EncodeToString(sum[:2])
+}
+
+// setLog sends what the daemon says to standard error, in the form that c asks for.
+func setLog(c config.Log) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		return fmt.Errorf("cannot log: %w", err)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(os.Stderr, options)
+	if c.Format == "json" {
+		handler = slog.NewJSONHandler(os.Stderr, options)
+	}
+	slog.SetDefault(slog.New(handler))
+	return nil
+}
+
+// The parts' own configurations, as the file has them.
+
+func imageConfig(root string, c config.Image) image.Config {
+	return image.Config{Root: root, CertsDirs: c.CertsDirs, MaxConcurrentLayers: c.MaxConcurrentLayers,
+		Pinned: c.Pinned, StallTimeout: c.StallTimeout, Limits: snapshot.Limits{
+			Entries: c.Limits.Entries, Bytes: int64(c.Limits.Bytes), Depth: c.Limits.Depth, PathLength: c.Limits.PathLength}}
+}
+
+func (s settings) networkConfig() routed.Config {
+	n := s.config.Network
+	return routed.Config{Instance: s.instance(), StateDir: s.state, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU}
+}
+
+func policy(c config.Container) sandbox.Policy {
+	d := spec.Defaults{Path: c.Path, PidsLimit: c.PidsLimit}
+	for _, name := range c.Capabilities {
+		d.Capabilities = append(d.Capabilities, config.Capability(name))
+	}
+	for _, u := range c.Ulimits {
+		d.Ulimits = append(d.Ulimits, specs.POSIXRlimit(u))
+	}
+	return sandbox.Policy{Defaults: d, MakeSources: c.MissingBindSource == "create", ShmSize: int64(c.ShmSize)}
+}
+
+// describe is the configuration for the log, in one line.
+func (s settings) describe() string {
+	if len(s.files) == 0 {
+		return "defaults"
+	}
+	return strings.Join(s.files, ", ")
+}
