@@ -15,7 +15,8 @@ help: ## print this list
 
 build: ## build bin/cri-box, one static binary
 	@hack/setup.sh go
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cri-box ./cmd/cri-box
+	$(GO) build -trimpath -ldflags '-s -w' -o cmd/cri-box/embedded/keeper ./cmd/keeper
+	$(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)' -o bin/cri-box ./cmd/cri-box
 
 check: ## format, vet (amd64 and arm64), unit and golden tests: under 2 minutes
 	@hack/setup.sh go
@@ -34,4 +35,4 @@ demo: ## start a pod in a private instance, show how it is made, remove everythi
 	@$(GO) run ./hack/demo
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin cmd/cri-box/embedded/keeper

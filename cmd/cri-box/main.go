@@ -27,8 +27,8 @@ func roles() []role {
 		{"config", "default: print the configuration; check FILE: judge one", configure},
 		{"explain", "explain CONTAINER: the system calls that made it", explain},
 		{"version", "print the version", func([]string) error { fmt.Println(version); return nil }},
-		{keeper.RoleKeeper, "", func([]string) error { return keeper.Run(keeper.ListenerFD) }},
-		{keeper.RoleSpawner, "", func([]string) error { return keeper.RunSpawner() }},
+		{keeper.RoleKeeper, "", func([]string) error { return keeper.RunRole(keeper.RoleKeeper) }},
+		{keeper.RoleSpawner, "", func([]string) error { return keeper.RunRole(keeper.RoleSpawner) }},
 	}
 }
 

@@ -127,13 +127,10 @@ func (d *daemon) openNetwork(context.Context) (err error) {
 	return err
 }
 
-func (d *daemon) openKeeper(ctx context.Context) error {
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot find own binary: %w", err)
-	}
+func (d *daemon) openKeeper(ctx context.Context) (err error) {
 	d.keeper, err = keeper.Dial(ctx, keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"),
-		LogPath: filepath.Join(d.state, "keeper.log"), Binary: exe})
+		LogPath: filepath.Join(d.state, "keeper.log"),
+		Binary:  func() (string, error) { return keeperBinary(d.root) }})
 	return err
 }
 

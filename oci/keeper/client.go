@@ -7,10 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/cri-box/cri-box/oci/program"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,6 +27,8 @@ type Client struct {
 	items  map[string]*Kept
 	onExit func(Item)
 	early  []Item // exits before Notify
+	// replaced is closed, and made anew, when link changes.
+	replaced chan struct{}
 
 	closing chan struct{}
 	done    sync.WaitGroup
@@ -40,8 +40,9 @@ type Config struct {
 	Socket string
 	// LogPath is the file that takes what keeper and spawners say.
 	LogPath string
-	// Binary is the path of the binary to start it from.
-	Binary string
+	// Binary returns the path of the binary to start it from; it is called
+	// whenever one has to be started.
+	Binary func() (string, error)
 }
 
 // Kept is an item with the daemon's own duplicates of its descriptors, by name.
@@ -53,7 +54,7 @@ type Kept struct {
 // Dial connects to the keeper, starting one if there is none, and takes
 // duplicates of everything it keeps.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	c := &Client{cfg: cfg, items: map[string]*Kept{}, closing: make(chan struct{})}
+	c := &Client{cfg: cfg, items: map[string]*Kept{}, replaced: make(chan struct{}), closing: make(chan struct{})}
 	l, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -172,19 +173,38 @@ func (c *Client) replace() (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	c.link = l
-	ids := make([]string, 0, len(c.items))
-	for id := range c.items {
-		ids = append(ids, id)
-	}
-	c.mu.Unlock()
-	for _, id := range ids {
-		if err := c.adopt(ctx, l, id); err != nil {
-			slog.Error("cannot hand over to the new keeper", "id", id, "err", err)
+	handed := map[string]bool{}
+	for {
+		rest := c.beyond(handed, l)
+		if rest == nil {
+			return l, nil
+		}
+		for _, id := range rest {
+			handed[id] = true
+			if err := c.adopt(ctx, l, id); err != nil {
+				slog.Error("cannot hand over to the new keeper", "id", id, "err", err)
+			}
 		}
 	}
-	return l, nil
+}
+
+// beyond lists the items that are not in handed. When there are none, l becomes
+// the link.
+func (c *Client) beyond(handed map[string]bool, l *link) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for id := range c.items {
+		if !handed[id] {
+			ids = append(ids, id)
+		}
+	}
+	if ids == nil {
+		c.link = l
+		close(c.replaced)
+		c.replaced = make(chan struct{})
+	}
+	return ids
 }
 
 // adopt hands one item to the keeper at l. It sends duplicates, since the item
@@ -267,6 +287,42 @@ func (c *Client) current() *link {
 	return c.link
 }
 
+// live waits until there is a link to a keeper that lives, if one died.
+func (c *Client) live(ctx context.Context) (*link, error) {
+	for {
+		c.mu.Lock()
+		l, replaced := c.link, c.replaced
+		c.mu.Unlock()
+		select {
+		case <-l.dead:
+		default:
+			return l, nil
+		}
+		select {
+		case <-replaced:
+		case <-c.closing:
+			return nil, ErrKeeperLost
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w, and no other one is up yet: %w", ErrKeeperLost, context.Cause(ctx))
+		}
+	}
+}
+
+// ask asks the keeper that lives. What can be asked twice is asked again when
+// the keeper dies meanwhile.
+func (c *Client) ask(ctx context.Context, m *message, fds []int) (*message, []int, error) {
+	for {
+		l, err := c.live(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		reply, got, err := l.ask(ctx, m, fds)
+		if !errors.Is(err, ErrKeeperLost) || m.Verb == verbSpawn {
+			return reply, got, err
+		}
+	}
+}
+
 // PID is the keeper's process id.
 func (c *Client) PID() int { return c.current().pid }
 
@@ -294,154 +350,6 @@ func (c *Client) FD(id, name string) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// A Spawn is the order to make a process.
-type Spawn struct {
-	// Item is what to keep; its PID, Names and Exit are filled in.
-	Item Item
-	// Program is what the process does; FDs what it uses, by name. They stay the
-	// caller's.
-	Program *program.Program
-	FDs     map[string]*os.File
-	// Keep is what the keeper takes into custody; it becomes the client's.
-	Keep map[string]*os.File
-	// Timeout bounds the program, from clone to execve; 0 is 30 s.
-	Timeout time.Duration
-}
-
-// A CallError is the system call of a program at which it failed.
-type CallError struct {
-	Program string
-	Why     string
-	Errno   syscall.Errno
-	Stuck   bool
-	// Execve says that it was execve(2): all before it went well.
-	Execve bool
-}
-
-func (e *CallError) Error() string {
-	if e.Stuck {
-		return fmt.Sprintf("cannot start %s: cannot %s: the call does not return", e.Program, e.Why)
-	}
-	return fmt.Sprintf("cannot start %s: cannot %s: %v", e.Program, e.Why, e.Errno)
-}
-
-func (e *CallError) Unwrap() error { return e.Errno }
-
-// Spawn makes a process and returns its pid. It is kept, and its end reported to
-// OnExit, unless the error is not nil.
-func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
-	item := s.Item
-	keep := make([]int, 0, len(s.Keep))
-	for name, f := range s.Keep {
-		item.Names = append(item.Names, name)
-		keep = append(keep, int(f.Fd()))
-	}
-	// The daemon's custody begins before the process does, so that an exit finds it.
-	kept := &Kept{Item: s.Item, FDs: s.Keep}
-	if kept.FDs == nil {
-		kept.FDs = map[string]*os.File{}
-	}
-	c.mu.Lock()
-	if c.items[item.ID] != nil {
-		c.mu.Unlock()
-		kept.close()
-		return 0, fmt.Errorf("cannot start %s: it is kept already", item.ID)
-	}
-	c.items[item.ID] = kept
-	c.mu.Unlock()
-	pid, pidfd, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &item}, s, keep)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err != nil {
-		delete(c.items, item.ID)
-		kept.close()
-		return 0, err
-	}
-	kept.PID = pid
-	if c.items[item.ID] == kept {
-		kept.FDs[FDPid] = pidfd
-	} else {
-		pidfd.Close() // an exec that ended already
-	}
-	return pid, nil
-}
-
-func (c *Client) spawn(ctx context.Context, m *message, s Spawn, keep []int) (int, *os.File, error) {
-	flat, err := seal(s.Program)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer flat.Close()
-	fds := []int{int(flat.Fd())}
-	for _, name := range s.Program.FDs() {
-		f := s.FDs[name]
-		if f == nil {
-			return 0, nil, fmt.Errorf("cannot start %s: its program uses a descriptor %q that nobody gave", s.Program.Name, name)
-		}
-		fds = append(fds, int(f.Fd()))
-	}
-	m.Donated, m.Detached, m.Timeout = len(fds)-1, s.Program.Detached, int(s.Timeout/time.Millisecond)
-	reply, got, err := c.current().ask(ctx, m, append(fds, keep...))
-	if err == nil && reply.Result != nil && reply.Result.Errno != 0 {
-		closeAll(got)
-		return 0, nil, callError(s.Program, reply.Result)
-	}
-	if err != nil {
-		closeAll(got)
-		return 0, nil, fmt.Errorf("cannot start %s: %w", s.Program.Name, err)
-	}
-	if s.Program.Detached {
-		return 0, nil, nil
-	}
-	if len(got) != 1 {
-		closeAll(got)
-		return 0, nil, fmt.Errorf("cannot start %s: the keeper gave no pidfd", s.Program.Name)
-	}
-	return reply.Result.PID, os.NewFile(uintptr(got[0]), FDPid), nil
-}
-
-func callError(p *program.Program, r *spawnResult) error {
-	op := r.Op
-	if r.Stuck {
-		op = len(p.Ops) - r.Op
-	}
-	e := &CallError{Program: p.Name, Why: "finish its program", Errno: syscall.Errno(r.Errno), Stuck: r.Stuck}
-	if op >= 0 && op < len(p.Ops) {
-		e.Why, e.Execve = p.Ops[op].Why, p.Ops[op].Nr == unix.SYS_EXECVE
-	}
-	return e
-}
-
-// seal puts a program into a memfd that nobody can change any more.
-func seal(p *program.Program) (*os.File, error) {
-	flat, err := p.Encode()
-	if err != nil {
-		return nil, err
-	}
-	fd, err := unix.MemfdCreate("program", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, os.NewSyscallError("memfd_create", err))
-	}
-	f := os.NewFile(uintptr(fd), "program")
-	if _, err := f.Write(flat); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, err)
-	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot seal %s: %w", p.Name, err)
-	}
-	return f, nil
-}
-
-// Run makes a process that nobody keeps and that reports by its own means: an
-// opener (a detached program).
-func (c *Client) Run(ctx context.Context, p *program.Program, fds map[string]*os.File) error {
-	_, _, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &Item{}}, Spawn{Program: p, FDs: fds}, nil)
-	return err
 }
 
 // StopKeeper ends the keeper if it keeps nothing, and the client.

@@ -34,23 +34,19 @@ func (c *Client) Release(ctx context.Context, id string) error {
 	c.mu.Lock()
 	k := c.items[id]
 	delete(c.items, id)
-	l := c.link
 	c.mu.Unlock()
 	if k == nil {
 		return nil
 	}
 	k.close()
-	_, _, err := l.ask(ctx, &message{Verb: verbRelease, Item: &Item{ID: id}}, nil)
-	if errors.Is(err, ErrKeeperLost) {
-		return nil // the next keeper is not given it
-	}
+	_, _, err := c.ask(ctx, &message{Verb: verbRelease, Item: &Item{ID: id}}, nil)
 	return err
 }
 
 // ReopenLog makes f the log; nothing goes to the old one when it returns. f
 // becomes the client's.
 func (c *Client) ReopenLog(ctx context.Context, id string, f *os.File) error {
-	if _, _, err := c.current().ask(ctx, &message{Verb: verbRelog, Item: &Item{ID: id}}, []int{int(f.Fd())}); err != nil {
+	if _, _, err := c.ask(ctx, &message{Verb: verbRelog, Item: &Item{ID: id}}, []int{int(f.Fd())}); err != nil {
 		f.Close()
 		return err
 	}
@@ -76,7 +72,7 @@ func (c *Client) Tap(ctx context.Context, id string, pipes map[string]*os.File) 
 		m.Names = append(m.Names, stream)
 		fds = append(fds, int(f.Fd()))
 	}
-	_, _, err := c.current().ask(ctx, m, fds)
+	_, _, err := c.ask(ctx, m, fds)
 	return err
 }
 
@@ -92,6 +88,6 @@ func (c *Client) CloseFDs(ctx context.Context, id string, names ...string) error
 		}
 	}
 	c.mu.Unlock()
-	_, _, err := c.current().ask(ctx, &message{Verb: verbClose, Item: &Item{ID: id}, Names: names}, nil)
+	_, _, err := c.ask(ctx, &message{Verb: verbClose, Item: &Item{ID: id}, Names: names}, nil)
 	return err
 }

@@ -20,7 +20,11 @@ const ownBinary = "/proc/self/exe"
 // launch starts a keeper from a read-only clone of the binary. The socket
 // listens before it returns.
 func launch(cfg Config) error {
-	exe, err := cloneBinary(cfg.Binary)
+	path, err := cfg.Binary()
+	if err != nil {
+		return fmt.Errorf("cannot start the keeper: %w", err)
+	}
+	exe, err := cloneBinary(path)
 	if err != nil {
 		return fmt.Errorf("cannot start the keeper: %w", err)
 	}

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -41,7 +42,24 @@ func CriBox(t testing.TB) string {
 	if path := os.Getenv("CRIBOX"); path != "" {
 		return path
 	}
-	return build(t, "cri-box", "./cmd/cri-box", strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS"))...)
+	flags := strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS"))
+	keeper := build(t, "keeper", "./cmd/keeper", flags...)
+	return build(t, "cri-box", "./cmd/cri-box", append(flags, "-overlay="+overlay(t, "cmd/cri-box/embedded/keeper", keeper))...)
+}
+
+// overlay returns a file that has go build find path, below the module's root,
+// at another place: the tree is not written to.
+func overlay(t testing.TB, path, at string) string {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(moduleRoot(), path): at}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := at + ".overlay"
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // Probe returns the path of the probe program, whose output is a state.State.

@@ -162,6 +162,7 @@ var stays = []string{
 	"logs", "logs/*", "logs/*/*", // container logs are the kubelet's, which removes them
 	"root",
 	"root/containers", "root/pods", // empty: what is in them is of a container or pod
+	"root/bin", "root/bin/keeper-*", // unpacked from the binary
 	"root/images.db", "root/incoming", "root/layers", "root/trash",
 	"state",
 	"state/containers", "state/pods",
