@@ -8,7 +8,7 @@ import (
 
 // layers lists the packages from the top of the house to its ground. A package
 // imports what stands below it, or its own subtree, and never up.
-var layers = []string{"cmd/cri-box", "cri", "sandbox", "sandbox/record", "network", "oci"}
+var layers = []string{"cmd/cri-box", "cmd/keeper", "cri", "sandbox", "sandbox/record", "network", "oci"}
 
 // siblings lists the only imports between packages under oci.
 var siblings = map[string]string{
