@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -220,7 +222,7 @@ func TestExitCodesAndLogs(t *testing.T) {
 func TestManyLines(t *testing.T) {
 	f := start(t)
 	const n = 50000
-	f.run("many", "/bin/sh", "-c", "i=0; while [ $i -lt "+itoa(n)+" ]; do echo $i 0123456789012345678901234567890123456789; i=$((i+1)); done")
+	f.run("many", "/bin/sh", "-c", "i=0; while [ $i -lt "+strconv.Itoa(n)+" ]; do echo $i 0123456789012345678901234567890123456789; i=$((i+1)); done")
 	if e := f.wait("many"); e.Code != 0 {
 		t.Errorf("exit %+v", e)
 	}
@@ -229,7 +231,7 @@ func TestManyLines(t *testing.T) {
 		t.Fatalf("%d lines, want %d", len(lines), n)
 	}
 	for i, line := range lines {
-		if !strings.HasPrefix(line, "stdout F "+itoa(i)+" 0123") {
+		if !strings.HasPrefix(line, "stdout F "+strconv.Itoa(i)+" 0123") {
 			t.Fatalf("line %d is %q", i, line)
 		}
 	}
@@ -319,6 +321,8 @@ func TestKeeperDeath(t *testing.T) {
 
 // 10,000 spawns at once: none hangs, none is lost, each code is right.
 func TestConcurrentSpawns(t *testing.T) {
+	t.Setenv("GOGC", "1") // of keeper and spawner
+	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	f := start(t)
 	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	defer null.Close()
@@ -332,7 +336,7 @@ func TestConcurrentSpawns(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			defer func() { <-limit }()
-			id := "n" + string(rune('a'+i%26)) + itoa(i)
+			id := "n" + string(rune('a'+i%26)) + strconv.Itoa(i)
 			argv := []string{"/bin/false"}
 			want := 1
 			if i%3 == 0 {
@@ -365,25 +369,107 @@ func TestConcurrentSpawns(t *testing.T) {
 	runtime.GC()
 }
 
-func itoa(i int) string {
-	b := [8]byte{}
-	at := len(b)
-	for {
-		at--
-		b[at] = byte('0' + i%10)
-		if i /= 10; i == 0 {
-			return string(b[at:])
+// A spawner does not grow with what the keeper keeps: not in descriptors, not in
+// memory. So a clone, which copies both or their tables, costs the same.
+func TestSpawnerStaysSmall(t *testing.T) {
+	f := start(t)
+	f.run("first", "/bin/true")
+	f.wait("first")
+	f.holdPods(500)
+	f.run("last", "/bin/true")
+	f.wait("last")
+	for _, pid := range f.spawners() {
+		fds, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(fds) > 20 {
+			t.Errorf("spawner %d has %d descriptors, at most 20", pid, len(fds))
+		}
+		if kb := f.anon(pid); kb > 2048 {
+			t.Errorf("spawner %d has %d KiB of its own, at most 2048", pid, kb)
 		}
 	}
 }
 
+// holdPods has the keeper hold n pods of three descriptors each.
+func (f *fixture) holdPods(n int) {
+	f.t.Helper()
+	for i := range n {
+		files := map[string]*os.File{}
+		for _, name := range []string{"net", "ipc", "uts"} {
+			ns, err := os.Open("/proc/self/ns/" + name)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			files[name] = ns
+		}
+		if err := f.Hold(context.Background(), "pod"+strconv.Itoa(i), files); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+func (f *fixture) spawners() []int {
+	f.t.Helper()
+	tasks, err := filepath.Glob("/proc/" + strconv.Itoa(f.PID()) + "/task/*/children")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var pids []int
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		for _, field := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			pids = append(pids, child)
+		}
+	}
+	if len(pids) == 0 {
+		f.t.Fatal("the keeper has no spawner")
+	}
+	return pids
+}
+
+// anon is a process's private memory in KiB, RssAnon of proc(5).
+func (f *fixture) anon(pid int) int {
+	f.t.Helper()
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "RssAnon:")
+	kb, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return kb
+}
+
+// BenchmarkSpawn is a whole spawn of /bin/true to its reported exit, with nothing
+// kept and with 500 pods.
 func BenchmarkSpawn(b *testing.B) {
+	for _, pods := range []int{0, 500} {
+		b.Run(strconv.Itoa(pods)+"pods", func(b *testing.B) { benchmarkSpawn(b, pods) })
+	}
+}
+
+func benchmarkSpawn(b *testing.B, pods int) {
 	f := start(b)
-	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	f.holdPods(pods)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
 	defer null.Close()
 	fds := map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}
 	for i := 0; b.Loop(); i++ {
-		id := itoa(i)
+		id := strconv.Itoa(i)
 		ch := f.exit(id)
 		if _, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: id, Kind: KindExec}, Program: command("/bin/true"), FDs: fds}); err != nil {
 			b.Fatal(err)

@@ -52,7 +52,7 @@ func launch(cfg Config) error {
 	}
 	defer unix.Close(high)
 	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", high), []string{"cri-box", RoleKeeper, cfg.Socket}, &os.ProcAttr{
-		Dir: "/", Env: []string{}, Files: []*os.File{null, null, log, listener},
+		Dir: "/", Env: ownEnv(), Files: []*os.File{null, null, log, listener},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -60,6 +60,15 @@ func launch(cfg Config) error {
 	}
 	go proc.Wait() // it usually outlives us; if not, no zombie stays
 	return nil
+}
+
+// ownEnv is the environment of keeper and spawners: empty, but for how often they
+// collect garbage, where somebody set that.
+func ownEnv() []string {
+	if v := os.Getenv("GOGC"); v != "" {
+		return []string{"GOGC=" + v}
+	}
+	return []string{}
 }
 
 // cloneBinary opens the binary in a way that nobody, not even the host's root

@@ -71,7 +71,7 @@ func (p *pool) start() (*spawner, error) {
 	}
 	defer null.Close()
 	proc, err := os.StartProcess(ownBinary, []string{"cri-box", RoleSpawner}, &os.ProcAttr{
-		Env:   []string{"GOMAXPROCS=1"},
+		Env:   append(ownEnv(), "GOMAXPROCS=1"),
 		Files: []*os.File{null, null, os.Stderr, theirs, memfd},
 	})
 	if err != nil {

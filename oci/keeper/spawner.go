@@ -34,7 +34,9 @@ func RunSpawner() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become undumpable: %w", err)
 	}
-	debug.SetGCPercent(20)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(20)
+	}
 	if err := defaultSignals(); err != nil {
 		return err
 	}
