@@ -39,6 +39,9 @@ type Config struct {
 	CgroupBase string
 	// MaxLogLine is the length in bytes above which a log line is split.
 	MaxLogLine int
+	// Fault, for tests only, is called at every fault point by its name. Nil: there
+	// are none.
+	Fault func(name string) error
 }
 
 // A Runtime makes, starts and ends containers. Its methods may be called
@@ -64,6 +67,14 @@ func New(c Config) (*Runtime, error) {
 		return nil, err
 	}
 	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}}, nil
+}
+
+// fault is a place where a test may have the daemon fail, wait or die.
+func (c Config) fault(name string) error {
+	if c.Fault == nil {
+		return nil
+	}
+	return c.Fault(name)
 }
 
 func (c Config) containerState(id string) string { return filepath.Join(c.StateDir, "containers", id) }

@@ -96,6 +96,9 @@ func (m *maker) make(ctx context.Context) error {
 		{"make mount points", m.makePoints}, {"make masks", m.makeMasks}, {"make streams", m.makeStreams},
 		{"seal root", m.sealRoot}, {"compile", m.compile},
 	} {
+		if err := m.fault("prepare: " + step.name); err != nil {
+			return err
+		}
 		began := time.Now()
 		if err := step.do(ctx); err != nil {
 			return err

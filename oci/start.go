@@ -33,6 +33,9 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 		return Started{}, err
 	}
 	defer p.close()
+	if err := r.fault("start: open log"); err != nil {
+		return Started{}, err
+	}
 	item := keeper.Item{ID: b.ID, Kind: keeper.KindContainer, Log: &keeper.Log{MaxLine: r.MaxLogLine}}
 	if b.LogPath != "" {
 		log, err := r.openLog(ctx, b.LogPath)
@@ -40,6 +43,9 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 			return Started{}, err
 		}
 		p.keep[keeper.FDLog] = log
+	}
+	if err := r.fault("start: spawn"); err != nil {
+		return Started{}, err
 	}
 	keep := p.keep
 	p.keep = nil // the keeper's client owns it from here

@@ -33,6 +33,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, c *runtimea
 			if id, err := m.existingContainer(key, c); id != "" || err != nil {
 				return id, err
 			}
+			if err := m.clearContainer(ctx, key); err != nil {
+				return "", err
+			}
 			return m.createContainer(ctx, e, p, c)
 		},
 		same: func(other any) error { return sameContainer(key, other.(*runtimeapi.ContainerConfig), c) },
@@ -44,10 +47,25 @@ func (m *Manager) existingContainer(key string, c *runtimeapi.ContainerConfig) (
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id := m.ctrKeys[key]
-	if id == "" {
+	if id == "" || !m.containers[id].ctr.Made {
 		return "", nil
 	}
 	return id, sameContainer(key, m.containers[id].ctr.Config.Of, c)
+}
+
+// clearContainer takes away what an earlier try left because an undo failed. Its
+// caller is the one flight of key.
+func (m *Manager) clearContainer(ctx context.Context, key string) error {
+	m.mu.Lock()
+	id := m.ctrKeys[key]
+	m.mu.Unlock()
+	if id == "" {
+		return nil
+	}
+	if err := m.RemoveContainer(ctx, id); err != nil {
+		return fmt.Errorf("cannot clear an earlier try: %w", err)
+	}
+	return nil
 }
 
 func sameContainer(key string, have, want *runtimeapi.ContainerConfig) error {
@@ -78,7 +96,9 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 	}
 	n := &newContainer{Manager: m, entry: e, pod: p, ctr: ctr, image: img}
 	if err := run(ctx, n.steps(), atStage(&e.stage)); err != nil {
-		m.forgetContainer(&ctr)
+		if !leftBehind(err) {
+			m.forgetContainer(&ctr) // else the retry, or reconciling, tries again
+		}
 		return "", fmt.Errorf("cannot create container %q: %w", c.GetMetadata().GetName(), err)
 	}
 	return id, nil
@@ -119,14 +139,14 @@ type newContainer struct {
 
 func (n *newContainer) steps() []step {
 	id := n.ctr.ID
-	return []step{
+	return n.faulty("container", []step{
 		{"hold image", nil, func(context.Context) error { n.cfg.Images.Release(id); return nil }},
 		{"write record", n.writeRecord, func(context.Context) error { return n.removeContainerDir(id) }},
 		{"prepare", n.prepare, func(ctx context.Context) error {
 			return n.cfg.Runtime.Delete(ctx, id, cgroupPath(n.pod.CgroupParent, id))
 		}},
 		{"publish", n.publish, nil},
-	}
+	})
 }
 
 func (n *newContainer) writeRecord(context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/keeper"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -34,17 +35,46 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	}
 	atStage(&e.stage)("start")
 	defer e.stage.Store(nil)
+	err = guarded(ctx, "start", func(ctx context.Context) error { return m.start(ctx, e, &c) })
+	switch {
+	case err == nil:
+		m.exits.began(c.ID)
+		return nil
+	case errors.Is(err, errNotRecorded), errors.Is(err, keeper.ErrKeeperLost):
+		// Nothing is wrong with the container: it is as before, for another try.
+		return errors.Join(err, m.endUnrecorded(ctx, &c))
+	}
+	return errors.Join(err, m.kill(ctx, &c), m.startFailed(e, &c, err))
+}
+
+var errNotRecorded = fmt.Errorf("its start cannot be recorded: %w", ErrUnavailable)
+
+// start makes the process and records it.
+func (m *Manager) start(ctx context.Context, e *containerEntry, c *Container) error {
 	started, err := m.cfg.Runtime.Start(ctx, c.Bundle)
 	if err != nil {
-		return errors.Join(err, m.startFailed(e, &c, err))
+		return err
 	}
-	c.PID, c.PIDStart, c.BootID = started.PID, started.PIDStart, m.cfg.BootID
-	c.StartedAt = notBefore(started.At, c.CreatedAt)
-	if err := m.saveContainer(e, &c); err != nil {
-		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
+	running := *c
+	running.PID, running.PIDStart, running.BootID = started.PID, started.PIDStart, m.cfg.BootID
+	running.StartedAt = notBefore(started.At, c.CreatedAt)
+	err = m.fault("start: record")
+	if err == nil {
+		err = m.saveContainer(e, &running)
 	}
-	m.exits.began(c.ID)
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w: %w", c.ID, errNotRecorded, err)
+	}
 	return nil
+}
+
+// endUnrecorded ends the process of a start that counts as not begun: the keeper
+// may have made it before it died, or the record could not be written. The group
+// goes too, for Linux 6.18 kills at once what is cloned into one that was killed.
+func (m *Manager) endUnrecorded(ctx context.Context, c *Container) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	return m.cfg.Runtime.Delete(ctx, c.ID, m.cgroupOf(c))
 }
 
 // mayStart refuses in a pod that goes down.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/cri-box/cri-box/oci/keeper"
 	"golang.org/x/sys/unix"
@@ -88,40 +89,64 @@ func (m *Manager) WatchExits(ctx context.Context) {
 		case <-m.exits.wake:
 		}
 		for _, i := range m.exits.take() {
-			m.exited(ctx, i)
+			if err := guarded(ctx, "exit", func(ctx context.Context) error { return m.exited(ctx, i) }); err != nil {
+				logger(i.ID).Error("cannot record exit, will try again", "err", err)
+				time.AfterFunc(saveAgain, func() { m.exits.put(i) })
+			}
 		}
 	}
 }
 
+// saveAgain is when an exit is written again that could not be (disk full).
+const saveAgain = time.Second
+
 // exited records the end of a container.
-func (m *Manager) exited(ctx context.Context, i keeper.Item) {
+func (m *Manager) exited(ctx context.Context, i keeper.Item) error {
 	e, err := m.containerEntry(i.ID)
 	if err != nil {
-		return // a pod's init, or removed meanwhile
+		return nil // a pod's init, or removed meanwhile
 	}
-	if err := m.recordExit(ctx, e, *i.Exit); err != nil {
-		logger(i.ID).Error("cannot record exit", "err", err)
+	if c := m.currentContainer(e); c.PID != 0 && i.PID != 0 && c.PID != i.PID {
+		return nil // of an earlier start, which could not be recorded
 	}
+	return m.recordExit(ctx, e, *i.Exit)
 }
 
 func (m *Manager) recordExit(ctx context.Context, e *containerEntry, exit keeper.Exit) error {
 	c := *m.currentContainer(e)
-	if c.End != nil {
-		return nil
+	unsaved := m.isUnsaved(e)
+	if c.End != nil && !unsaved {
+		return m.cfg.Custody.Release(ctx, c.ID)
 	}
+	if !unsaved {
+		m.setEnd(ctx, &c, exit)
+	}
+	err := m.fault("exit: record")
+	if err == nil {
+		err = m.saveContainer(e, &c)
+	}
+	if err != nil {
+		m.keepUnsaved(e, &c) // the keeper has it still, for the next daemon
+	}
+	m.ended(e)
+	if err == nil {
+		err = m.fault("exit: release")
+	}
+	if err != nil {
+		return err
+	}
+	// The record has it all now: the keeper may let go.
+	return m.cfg.Custody.Release(ctx, c.ID)
+}
+
+func (m *Manager) setEnd(ctx context.Context, c *Container, exit keeper.Exit) {
 	if !c.ownPIDs() {
 		// What it left behind in a PID namespace that lives on ends with it.
-		if err := m.cfg.Cgroups.Kill(ctx, c.ID, m.cgroupOf(&c)); err != nil {
+		if err := m.cfg.Cgroups.Kill(ctx, c.ID, m.cgroupOf(c)); err != nil {
 			logger(c.ID).Warn("cannot kill what the container left", "err", err)
 		}
 	}
-	c.End = m.endOf(&c, exit)
-	if err := m.saveContainer(e, &c); err != nil {
-		return err
-	}
-	m.ended(e)
-	// The record has it all now: the keeper may let go.
-	return m.cfg.Custody.Release(ctx, c.ID)
+	c.End = m.endOf(c, exit)
 }
 
 // ended wakes whoever waits for the container's end.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cri-box/cri-box/network"
@@ -36,6 +37,9 @@ func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, ha
 			if id, err := m.existingPod(key, c); id != "" || err != nil {
 				return id, err
 			}
+			if err := m.clearPod(ctx, key); err != nil {
+				return "", err
+			}
 			return m.runPod(ctx, c)
 		},
 		same: func(other any) error { return samePod(other.(*runtimeapi.PodSandboxConfig), c) },
@@ -51,10 +55,28 @@ func (m *Manager) existingPod(key string, c *runtimeapi.PodSandboxConfig) (strin
 		return "", nil
 	}
 	p := m.pods[id].pod
+	if p.ReadyAt.IsZero() {
+		return "", nil // in flight, or left by a flight that could not be undone
+	}
 	if !p.Ready() {
 		return "", fmt.Errorf("pod %s exists and is not ready; remove %s or use a higher attempt: %w", key, id, ErrExists)
 	}
 	return id, samePod(p.Config.Of, c)
+}
+
+// clearPod takes away what an earlier try of the pod left because an undo
+// failed. Its caller is the one flight of key.
+func (m *Manager) clearPod(ctx context.Context, key string) error {
+	m.mu.Lock()
+	id := m.podKeys[key]
+	m.mu.Unlock()
+	if id == "" {
+		return nil
+	}
+	if err := m.RemovePod(ctx, id); err != nil {
+		return fmt.Errorf("cannot clear an earlier try: %w", err)
+	}
+	return nil
 }
 
 func samePod(have, want *runtimeapi.PodSandboxConfig) error {
@@ -88,7 +110,9 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	m.mu.Unlock()
 	up := &podUp{Manager: m, entry: e, pod: *p}
 	if err := run(ctx, up.steps(), atStage(&e.stage)); err != nil {
-		m.forgetPod(p)
+		if !leftBehind(err) {
+			m.forgetPod(p) // else the retry, or reconciling, tries again
+		}
 		return "", fmt.Errorf("cannot run pod %s: %w", podKey(c), err)
 	}
 	return p.ID, nil
@@ -117,21 +141,21 @@ type podUp struct {
 // steps are what a pod consists of, in the order in which it is made.
 func (u *podUp) steps() []step {
 	id := u.pod.ID
-	return append([]step{
-		{"write record", u.writeRecord, func(context.Context) error { return u.removePodDirs(id) }},
-	}, append(u.hostSteps(), step{"publish", u.publish, nil})...)
+	own := []step{{"write record", u.writeRecord, func(context.Context) error { return u.removePodDirs(id) }}}
+	last := []step{{"publish", u.publish, nil}}
+	return slices.Concat(u.faulty("pod", own), u.hostSteps(), u.faulty("pod", last))
 }
 
 // hostSteps are those that make something outside the pod's own directories:
 // what StopPodSandbox undoes.
 func (u *podUp) hostSteps() []step {
 	id := u.pod.ID
-	return []step{
+	return u.faulty("pod", []step{
 		{"write files", u.writeFiles, nil},
 		{"make namespaces", u.makeNamespaces, func(context.Context) error { return u.dropNamespaces(id) }},
 		{"pin network namespace", u.pin, func(context.Context) error { return netns.Unpin(u.NetNSPath(id)) }},
 		{"attach network", u.attach, func(ctx context.Context) error { return u.cfg.Network.Detach(ctx, id) }},
-	}
+	})
 }
 
 func (u *podUp) writeRecord(context.Context) error {

@@ -41,11 +41,21 @@ func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
 	if !p.StoppedAt.IsZero() {
 		return nil
 	}
-	if err := m.killAll(ctx, p.ID); err != nil {
-		return fmt.Errorf("cannot stop pod %s: %w", p.ID, err)
+	for _, s := range m.faulty("stop pod", []step{
+		{"kill containers", func(ctx context.Context) error { return m.killAll(ctx, p.ID) }, nil},
+		{"take down", func(ctx context.Context) error { return m.takeDown(ctx, e, p) }, nil},
+		{"record", func(context.Context) error { return m.recordStop(e, p) }, nil},
+	}) {
+		if err := guarded(ctx, s.name, s.do); err != nil {
+			return fmt.Errorf("cannot stop pod %s: %s: %w", p.ID, s.name, err)
+		}
 	}
-	if err := m.takeDown(ctx, e, p); err != nil {
-		return fmt.Errorf("cannot stop pod %s: %w", p.ID, err)
+	return nil
+}
+
+func (m *Manager) recordStop(e *podEntry, p *Pod) error {
+	if p.ReadyAt.IsZero() {
+		return nil // it never was: all of it goes, its record too
 	}
 	stopped := *p
 	stopped.StoppedAt = time.Now()
@@ -106,14 +116,23 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	}
 	defer e.lock.release()
 	p := m.currentPod(e)
-	for _, c := range m.containersOf(p.ID) {
-		if err := m.RemoveContainer(ctx, c); err != nil {
-			return fmt.Errorf("cannot remove pod %s: %w", p.ID, err)
+	for _, s := range m.faulty("remove pod", []step{
+		{"remove containers", func(ctx context.Context) error { return m.removeContainers(ctx, p.ID) }, nil},
+		{"remove directories", func(context.Context) error { return m.removePodDirs(p.ID) }, nil},
+	}) {
+		if err := guarded(ctx, s.name, s.do); err != nil {
+			return fmt.Errorf("cannot remove pod %s: %s: %w", p.ID, s.name, err)
 		}
 	}
-	if err := m.removePodDirs(p.ID); err != nil {
-		return fmt.Errorf("cannot remove pod %s: %w", p.ID, err)
-	}
 	m.forgetPod(p)
+	return nil
+}
+
+func (m *Manager) removeContainers(ctx context.Context, podID string) error {
+	for _, c := range m.containersOf(podID) {
+		if err := m.RemoveContainer(ctx, c); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -51,6 +51,9 @@ type Config struct {
 
 	Host   spec.Host
 	Policy Policy
+	// Fault, for tests only, is called at every fault point by its name; an error
+	// is that of the step. Nil, as always in earnest: there are no fault points.
+	Fault func(name string) error
 }
 
 // Runtime is what starts containers; *oci.Runtime is one.
@@ -125,6 +128,9 @@ type containerEntry struct {
 	deadline time.Time // when the container is killed; zero: nobody stops it
 	timer    *time.Timer
 	spec     atomic.Pointer[specs.Spec]
+
+	// unsaved: the end is known and could not be written yet. Guarded by Manager.mu.
+	unsaved bool
 }
 
 // A Stage is where a pod or container is in a list of steps.

@@ -56,9 +56,24 @@ func (m *Manager) saveContainer(e *containerEntry, c *Container) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := e.ctr
-	e.ctr = c
+	e.ctr, e.unsaved = c, false
 	m.publishContainer(old, c)
 	return nil
+}
+
+// keepUnsaved publishes what could not be written: the facts are what they are.
+func (m *Manager) keepUnsaved(e *containerEntry, c *Container) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := e.ctr
+	e.ctr, e.unsaved = c, true
+	m.publishContainer(old, c)
+}
+
+func (m *Manager) isUnsaved(e *containerEntry) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.unsaved
 }
 
 // publishPod puts a pod into the snapshot in place of an earlier state of it, and

@@ -28,7 +28,7 @@ func run(ctx context.Context, steps []step, at func(string)) error {
 		at(s.name)
 		err := context.Cause(ctx)
 		if err == nil && s.do != nil {
-			err = s.do(ctx)
+			err = guarded(ctx, s.name, s.do)
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", s.name, err)
@@ -37,6 +37,21 @@ func run(ctx context.Context, steps []step, at func(string)) error {
 	}
 	at("")
 	return nil
+}
+
+// An undoError is a step that could not be undone: something is left.
+type undoError struct {
+	step string
+	err  error
+}
+
+func (e *undoError) Error() string { return fmt.Sprintf("undo %s: %v", e.step, e.err) }
+func (e *undoError) Unwrap() error { return e.err }
+
+// leftBehind tells whether a list of steps failed and could not be undone.
+func leftBehind(err error) bool {
+	var u *undoError
+	return errors.As(err, &u)
 }
 
 // undo undoes the steps in reverse order, all of them, whatever fails.
@@ -48,8 +63,8 @@ func undo(ctx context.Context, steps []step) error {
 		if steps[i].undo == nil {
 			continue
 		}
-		if err := steps[i].undo(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s: %w", steps[i].name, err))
+		if err := guarded(ctx, "undo "+steps[i].name, steps[i].undo); err != nil {
+			errs = append(errs, &undoError{steps[i].name, err})
 		}
 	}
 	return errors.Join(errs...)

@@ -136,7 +136,7 @@ func (d *daemon) openKeeper(ctx context.Context) (err error) {
 
 func (d *daemon) openRuntime(context.Context) (err error) {
 	d.runtime, err = oci.New(oci.Config{Keeper: d.keeper, Cgroups: d.groups, StateDir: d.state, RootDir: d.root,
-		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine)})
+		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine), Fault: d.faults()})
 	return err
 }
 
@@ -154,7 +154,7 @@ func (d *daemon) openSandboxes(context.Context) error {
 	}
 	d.sandboxes, err = sandbox.New(sandbox.Config{Instance: d.instance(), StateDir: d.state, RootDir: d.root,
 		BootID: strings.TrimSpace(string(boot)), Network: d.network, Images: d.images, Runtime: d.runtime, Cgroups: d.runtime,
-		Logs: d.runtime, Custody: d.keeper, Host: host, Policy: policy(d.config.Container)})
+		Logs: d.runtime, Custody: d.keeper, Host: host, Policy: policy(d.config.Container), Fault: d.faults()})
 	return err
 }
 

@@ -245,7 +245,7 @@ func (c *Client) adopt(ctx context.Context, l *link, id string) error {
 
 func (c *Client) exited(item Item) {
 	c.mu.Lock()
-	if k := c.items[item.ID]; k != nil {
+	if k := c.items[item.ID]; k != nil && (k.PID == 0 || k.PID == item.PID) { // else of an earlier start
 		k.Exit = item.Exit
 		if k.Kind == KindExec {
 			delete(c.items, item.ID)
