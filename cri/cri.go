@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/cri-box/cri-box/sandbox"
 	"google.golang.org/grpc"
@@ -61,6 +62,7 @@ func codeOf(err error) codes.Code {
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
 		{sandbox.ErrUnavailable, codes.Unavailable},
+		{keeper.ErrKeeperLost, codes.Unavailable},
 		// The kubelet reads a pull's error by its first word, and strips only this code.
 		{image.ErrRegistryUnavailable, codes.Unknown},
 	} {

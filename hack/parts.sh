@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/pods$'
+whole='/test/(pods|faults)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'
@@ -18,8 +18,9 @@ part_format() {
 part_vet() { $go vet ./...; }
 part_vet_arm64() { GOARCH=arm64 $go vet ./...; }
 part_build() { make --no-print-directory build; }
-part_unit() { $go test -count=1 $($go list ./... | grep -v "$whole"); }
+part_unit() { $go test -count=1 $($go list ./... | grep -Ev "$whole"); }
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/pods; }
+part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults; }
 part_race() {
 	export CGO_ENABLED=1 CRIBOX_BUILD_FLAGS=-race
 	$go test -race -count=1 -timeout 20m $($go list ./... | grep -v "$interpreter")
