@@ -287,8 +287,14 @@ func (c *Client) current() *link {
 	return c.link
 }
 
+// nextBound is how long a request waits for the next keeper, which is usually
+// there within 100 ms.
+const nextBound = 15 * time.Second
+
 // live waits until there is a link to a keeper that lives, if one died.
 func (c *Client) live(ctx context.Context) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, nextBound)
+	defer cancel()
 	for {
 		c.mu.Lock()
 		l, replaced := c.link, c.replaced
