@@ -8,7 +8,7 @@ LDFLAGS := -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-race demo clean
+.PHONY: help build check test test-race critest demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: ## every test; installs what it needs on Debian and Ubuntu
 test-race: ## the tests under the race detector, all but the child's interpreter
 	@hack/setup.sh go race
 	@hack/parts.sh race
+
+critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its own images
+	@hack/setup.sh go critest
+	@hack/parts.sh critest
 
 demo: ## start a pod in a private instance, show how it is made, remove everything
 	@hack/setup.sh go root

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/(pods|faults)$'
+whole='/test/(pods|faults|critest/upstream)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'
@@ -21,9 +21,14 @@ part_build() { make --no-print-directory build; }
 part_unit() { $go test -count=1 $($go list ./... | grep -Ev "$whole"); }
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/pods; }
 part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults; }
+# Both ways to stream; RUNS says how often, each time in another order.
+part_critest() {
+	mkdir -p bin/critest
+	$go test -v -count="${RUNS:-1}" -timeout $((60 * ${RUNS:-1}))m -artifacts -outputdir bin/critest ./test/critest/upstream
+}
 part_race() {
 	export CGO_ENABLED=1 CRIBOX_BUILD_FLAGS=-race
-	$go test -race -count=1 -timeout 20m $($go list ./... | grep -v "$interpreter")
+	$go test -race -count=1 -timeout 20m $($go list ./... | grep -Ev "$interpreter|/test/critest/upstream$")
 }
 
 now() { date +%s; }

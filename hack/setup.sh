@@ -1,6 +1,6 @@
 #!/bin/sh
-# Looks for what the targets need: setup.sh [go] [root] [test] [race]. On Debian and
-# Ubuntu it installs what is missing; elsewhere it names it.
+# Looks for what the targets need: setup.sh [go] [root] [test] [race] [critest]. On
+# Debian and Ubuntu it installs what is missing; elsewhere it names it.
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -23,6 +23,7 @@ need_go() {
 
 # need PROGRAM PACKAGE: notes the package if the program is missing.
 missing=
+unpack_busybox=
 need() {
 	command -v "$1" >/dev/null || missing="$missing $2"
 }
@@ -32,6 +33,25 @@ need_busybox() {
 	if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then
 		missing="$missing busybox-static"
 	fi
+}
+
+# The images for critest hold nginx, and a shell that runs what lies on PATH: the
+# static busybox runs its own applets instead. Both packages cannot be installed
+# at a time, so this one is unpacked.
+need_critest_images() {
+	[ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+	need ipcmk util-linux-extra
+	[ -x bin/busybox/bin/busybox ] || unpack_busybox=yes
+}
+
+unpack_busybox() {
+	command -v apt-get >/dev/null || die "Missing here: bin/busybox, the Debian package busybox unpacked with dpkg-deb -x."
+	echo "unpacking busybox to bin/busybox"
+	dir=$(mktemp -d)
+	(cd "$dir" && apt-get update && apt-get download busybox) >"$dir/log" 2>&1 || die "$(cat "$dir/log")" "cannot download the package busybox"
+	mkdir -p bin
+	dpkg-deb -x "$dir"/busybox_*.deb bin/busybox
+	rm -rf "$dir"
 }
 
 need_root() {
@@ -63,7 +83,13 @@ for what in "$@"; do
 		need gcc gcc
 		[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 		;;
-	*) die "setup.sh: what is \"$what\"? It knows go, root, test and race." ;;
+	critest)
+		need_root
+		need_busybox
+		need_critest_images
+		;;
+	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race and critest." ;;
 	esac
 done
 install_missing
+[ -z "$unpack_busybox" ] || unpack_busybox

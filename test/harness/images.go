@@ -51,7 +51,7 @@ func TestImage(t testing.TB, name string) *imagetest.Image {
 	case "probe":
 		b.File("/bin/probe", 0o755, read(t, Probe(t)))
 	case "busybox":
-		addBusybox(t, b)
+		AddBusybox(t, b)
 	default:
 		t.Fatalf("there is no test image %q", name)
 	}
@@ -63,9 +63,9 @@ func TestImage(t testing.TB, name string) *imagetest.Image {
 	return img
 }
 
-// addBusybox adds busybox with a hard link for each applet, as distributions'
+// AddBusybox adds busybox with a hard link for each applet, as distributions'
 // images have them.
-func addBusybox(t testing.TB, b *imagetest.Builder) {
+func AddBusybox(t testing.TB, b *imagetest.Builder) {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {

@@ -1,0 +1,80 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cri-box/cri-box/test/critest/images"
+	"github.com/cri-box/cri-box/test/harness"
+)
+
+const (
+	// registryAddress is the harness's own registry, in the node's namespace.
+	registryAddress = "127.0.0.1:5000"
+	// proxyAddress is where the node reaches the world with IMAGES=upstream.
+	proxyAddress = "127.0.0.1:5001"
+)
+
+const hostsFile = `server = "https://%s"
+
+[host."http://%s"]
+capabilities = ["pull", "resolve"]
+`
+
+// mirrored lets every registry that upstream names resolve to the instance's own.
+func mirrored(i *harness.Instance) {
+	i.T.Helper()
+	dir := i.T.TempDir()
+	for _, host := range images.Hosts {
+		if err := os.MkdirAll(filepath.Join(dir, host), 0o755); err != nil {
+			i.T.Fatal(err)
+		}
+		file := fmt.Sprintf(hostsFile, host, registryAddress)
+		if err := os.WriteFile(filepath.Join(dir, host, "hosts.toml"), []byte(file), 0o644); err != nil {
+			i.T.Fatal(err)
+		}
+	}
+	harness.Config(fmt.Sprintf("[image]\ncerts_dirs = [%q]\n", dir))(i)
+}
+
+// proxied lets serve reach the real registries: the node's network ends at its
+// uplink, so a proxy inside it dials from where the test runs.
+func proxied(i *harness.Instance) {
+	i.T.Helper()
+	i.Node.Serve(i.T, proxyAddress, http.HandlerFunc(connect))
+	harness.Env("HTTPS_PROXY=http://" + proxyAddress)(i)
+}
+
+// connect answers CONNECT (RFC 9110, section 9.3.6).
+func connect(w http.ResponseWriter, req *http.Request) {
+	if req.Method != http.MethodConnect {
+		http.Error(w, "this proxy knows CONNECT only", http.StatusMethodNotAllowed)
+		return
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), 30*time.Second)
+	defer cancel()
+	there, err := (&net.Dialer{}).DialContext(ctx, "tcp", req.Host)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer there.Close()
+	here, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer here.Close()
+	fmt.Fprint(here, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() {
+		io.Copy(there, buffered)
+		there.Close()
+	}()
+	io.Copy(here, there)
+}
