@@ -19,7 +19,7 @@ import (
 func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, error) {
 	c, img := n.ctr.Config.Of, n.image.Config.Config
 	in := spec.Input{ID: n.ctr.ID, SandboxID: n.pod.ID, Sandbox: n.pod.Config.Of, Config: c, Image: img,
-		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.cfg.Host, Defaults: n.policy.Load().Defaults}
+		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.host(), Defaults: n.policy.Load().Defaults}
 	var err error
 	if in.Passwd, err = readAccounts(rootfs, "/etc/passwd"); err != nil {
 		return nil, err
@@ -43,6 +43,16 @@ func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, 
 		return nil, err
 	}
 	return spec.Container(in)
+}
+
+// host is the node as the container sees it: a pod with a UTS namespace has a
+// hostname of its own, also where the request names none.
+func (n *newContainer) host() spec.Host {
+	host := n.cfg.Host
+	if name := n.pod.hostname(); name != "" {
+		host.Hostname = name
+	}
+	return host
 }
 
 // files are the pod's own files, and the image's volumes with its content.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cri-box/cri-box/network"
@@ -59,7 +60,18 @@ func (p *Pod) hostname() string {
 	if h := p.Config.Of.GetHostname(); h != "" {
 		return h
 	}
-	return p.Config.Of.GetMetadata().GetName()
+	return shortHostname(p.Config.Of.GetMetadata().GetName())
+}
+
+// shortHostname cuts a name as the kubelet does, to 63 bytes: a pod's name has up
+// to 253, a host's label 63 (RFC 1123) and sethostname(2) takes 64. What ends in a
+// hyphen or a dot then is no name of a host.
+func shortHostname(name string) string {
+	const most = 63
+	if len(name) <= most {
+		return name
+	}
+	return strings.TrimRight(name[:most], "-.")
 }
 
 // Key names what a pod is to the kubelet; two pods never have the same.
