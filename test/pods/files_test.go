@@ -62,6 +62,19 @@ func TestPodFiles(t *testing.T) {
 	}
 }
 
+// A hostname that the request leaves out is the pod's name as far as it fits:
+// sethostname(2) takes 64 bytes, a pod's name may have 253.
+func TestLongNameAsHostname(t *testing.T) {
+	i := harness.New(t)
+	long := strings.Repeat("a", 62)
+	pod := i.RunPod(func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname, c.Metadata.Name = "", long+"-"+strings.Repeat("b", 100)
+	})
+	c := box(t, pod)
+	equal(t, "hostname", c.MustExec("/bin/hostname"), long+"\n")
+	equal(t, "HOSTNAME", c.MustExec("/bin/sh", "-c", "echo $HOSTNAME"), long+"\n")
+}
+
 func TestSharedMemory(t *testing.T) {
 	i := harness.New(t)
 	pod := i.RunPod()

@@ -1,3 +1,10 @@
+// Package upstream runs upstream's critest against a cri-box of its own.
+//
+//	CRITEST=/path/to/critest go test ./test/critest/upstream
+//
+// The variables it knows: CRITEST, the binary, otherwise critest on PATH; IMAGES,
+// "upstream" for the real registries; SEED, the order of a run to repeat; FOCUS,
+// a regular expression, to run a part, whose skips are not judged.
 package upstream
 
 import (

@@ -1,10 +1,3 @@
-// Package upstream runs upstream's critest against a cri-box of its own.
-//
-//	CRITEST=/path/to/critest go test ./test/critest/upstream
-//
-// The variables it knows: CRITEST, the binary, otherwise critest on PATH; IMAGES,
-// "upstream" for the real registries; SEED, the order of a run to repeat; FOCUS,
-// a regular expression, to run a part, whose skips are not judged.
 package upstream
 
 import (
@@ -20,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/test/critest/images"
+	"github.com/cri-box/cri-box/test/critest/report"
 	"github.com/cri-box/cri-box/test/harness"
 )
 
@@ -51,8 +45,8 @@ func run(t *testing.T, flags ...string) {
 		}
 		if digest := images.DigestName(); !contains(t, binary, digest) {
 			t.Logf("%s does not name %s: its spec is left out", binary, digest)
-			list = append([]skip{digestSkip}, skips...)
-			flags = append(flags, "-ginkgo.skip="+regexp.QuoteMeta(digestSkip.spec))
+			list = append([]report.Skip{digestSkip}, skips...)
+			flags = append(flags, "-ginkgo.skip="+regexp.QuoteMeta(digestSkip.Spec))
 		}
 	}
 	judge(t, start(t, i, binary, flags), list)
@@ -78,13 +72,13 @@ func contains(t *testing.T, file, text string) bool {
 }
 
 // start runs critest in the node's namespace, in random order.
-func start(t *testing.T, i *harness.Instance, binary string, flags []string) result {
+func start(t *testing.T, i *harness.Instance, binary string, flags []string) report.Result {
 	t.Helper()
 	out := t.ArtifactDir()
-	report := filepath.Join(out, "report.json")
+	path := filepath.Join(out, "report.json")
 	seed := cmp.Or(os.Getenv("SEED"), strconv.FormatInt(time.Now().Unix(), 10))
 	args := append([]string{"-runtime-endpoint=unix://" + i.Socket(), "-config=" + os.DevNull, "-ginkgo.seed=" + seed,
-		"-ginkgo.randomize-all", "-ginkgo.no-color", "-ginkgo.json-report=" + report}, flags...)
+		"-ginkgo.randomize-all", "-ginkgo.no-color", "-ginkgo.json-report=" + path}, flags...)
 	if focus := os.Getenv("FOCUS"); focus != "" {
 		args = append(args, "-ginkgo.focus="+focus)
 	}
@@ -102,11 +96,11 @@ func start(t *testing.T, i *harness.Instance, binary string, flags []string) res
 		t.Fatalf("cannot start critest: %v", err)
 	}
 	ended := cmd.Wait() // not zero where a spec failed: the report says which
-	r, err := readReport(report)
+	r, err := report.Read(path)
 	if err != nil {
 		t.Fatalf("critest ended with %v: %v\n%s", ended, err, tail(log.Name()))
 	}
-	if ended != nil && len(r.failed) == 0 {
+	if ended != nil && len(r.Failed) == 0 {
 		t.Errorf("critest ended with %v, though no spec failed\n%s", ended, tail(log.Name()))
 	}
 	return r
@@ -118,20 +112,20 @@ func tail(path string) string {
 }
 
 // judge prints what a run did and fails for what is not as it should be.
-func judge(t *testing.T, r result, list []skip) {
+func judge(t *testing.T, r report.Result, list []report.Skip) {
 	t.Helper()
-	for _, s := range r.failed {
-		t.Errorf("FAILED  %s\n%s", s.name(), s.why())
+	for _, s := range r.Failed {
+		t.Errorf("FAILED  %s\n%s", s.Name(), s.Why())
 	}
-	for _, s := range r.skipped {
-		if at := covering(s, list); at >= 0 && os.Getenv("FOCUS") == "" {
-			t.Logf("skipped %s: %s", s.name(), list[at].reason)
+	for _, s := range r.Skipped {
+		if at := report.Covering(s, list); at >= 0 && os.Getenv("FOCUS") == "" {
+			t.Logf("skipped %s: %s", s.Name(), list[at].Reason)
 		}
 	}
 	if os.Getenv("FOCUS") == "" {
-		for _, problem := range unexpected(r.skipped, list) {
+		for _, problem := range report.Unexpected(r.Skipped, list) {
 			t.Error(problem)
 		}
 	}
-	t.Logf("%d passed, %d failed, %d skipped", len(r.passed), len(r.failed), len(r.skipped))
+	t.Logf("%d passed, %d failed, %d skipped", len(r.Passed), len(r.Failed), len(r.Skipped))
 }

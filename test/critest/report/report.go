@@ -1,4 +1,6 @@
-package upstream
+// Package report reads what upstream's critest says of a run, and compares what it
+// skipped with what it may skip.
+package report
 
 import (
 	"encoding/json"
@@ -8,8 +10,8 @@ import (
 	"strings"
 )
 
-// A spec is one test of upstream's and how it ended, from ginkgo's JSON report.
-type spec struct {
+// A Spec is one test of upstream's and how it ended, from ginkgo's JSON report.
+type Spec struct {
 	ContainerHierarchyTexts []string
 	LeafNodeType            string
 	LeafNodeText            string
@@ -23,13 +25,13 @@ type spec struct {
 	}
 }
 
-// name is the spec's whole text, as ginkgo's -focus and -skip see it.
-func (s spec) name() string {
+// Name is the spec's whole text, as ginkgo's -focus and -skip see it.
+func (s Spec) Name() string {
 	return strings.Join(append(slices.Clone(s.ContainerHierarchyTexts), s.LeafNodeText), " ")
 }
 
-// why is what upstream says of a spec that did not pass.
-func (s spec) why() string {
+// Why is what upstream says of a spec that did not pass.
+func (s Spec) Why() string {
 	if s.Failure.Message == "" {
 		return "left out by a flag"
 	}
@@ -37,43 +39,43 @@ func (s spec) why() string {
 	return fmt.Sprintf("%s (%s:%d)", first(strings.TrimSpace(s.Failure.Message), 1000), at.FileName[strings.LastIndex(at.FileName, "/")+1:], at.LineNumber)
 }
 
-// A result is one run, its specs by how they ended.
-type result struct{ passed, failed, skipped []spec }
+// A Result is one run, its specs by how they ended.
+type Result struct{ Passed, Failed, Skipped []Spec }
 
-// readReport reads what -ginkgo.json-report wrote. A suite that ended without a
-// report, or before its first spec, is an error.
-func readReport(path string) (result, error) {
+// Read reads what -ginkgo.json-report wrote. A suite that ended without a
+// report, or before its first Spec, is an error.
+func Read(path string) (Result, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return result{}, fmt.Errorf("cannot read critest's report: %w", err)
+		return Result{}, fmt.Errorf("cannot read critest's report: %w", err)
 	}
-	var suites []struct{ SpecReports []spec }
+	var suites []struct{ SpecReports []Spec }
 	if err := json.Unmarshal(data, &suites); err != nil {
-		return result{}, fmt.Errorf("cannot read critest's report %s: %w", path, err)
+		return Result{}, fmt.Errorf("cannot read critest's report %s: %w", path, err)
 	}
-	var r result
+	var r Result
 	for _, suite := range suites {
 		for _, s := range suite.SpecReports {
 			r.add(s)
 		}
 	}
-	if len(r.passed)+len(r.failed) == 0 {
-		return r, fmt.Errorf("critest's report %s has no spec that ran", path)
+	if len(r.Passed)+len(r.Failed) == 0 {
+		return r, fmt.Errorf("critest's report %s has no Spec that ran", path)
 	}
 	return r, nil
 }
 
 // add sorts one report in. Nodes around the specs matter only when they fail.
-func (r *result) add(s spec) {
+func (r *Result) add(s Spec) {
 	switch {
 	case s.State == "passed" && s.LeafNodeType == "It":
-		r.passed = append(r.passed, s)
+		r.Passed = append(r.Passed, s)
 	case s.State == "skipped" || s.State == "pending":
 		if s.LeafNodeType == "It" {
-			r.skipped = append(r.skipped, s)
+			r.Skipped = append(r.Skipped, s)
 		}
 	case s.State != "passed": // failed, panicked, interrupted, aborted, timedout
-		r.failed = append(r.failed, s)
+		r.Failed = append(r.Failed, s)
 	}
 }
 
