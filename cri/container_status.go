@@ -29,8 +29,8 @@ func (s *Server) containerStatus(c *sandbox.Container) *runtimeapi.ContainerStat
 	st := &runtimeapi.ContainerStatus{
 		Id: c.ID, Metadata: cfg.GetMetadata(), State: c.State(), CreatedAt: c.CreatedAt.UnixNano(),
 		Image: imageSpec(c), ImageRef: c.Image.ID, ImageId: c.Image.ID,
-		Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(), Mounts: cfg.GetMounts(), LogPath: c.Bundle.LogPath,
-		Resources: &runtimeapi.ContainerResources{Linux: cfg.GetLinux().GetResources()},
+		Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(), Mounts: c.Mounts(), LogPath: c.Bundle.LogPath,
+		Resources: &runtimeapi.ContainerResources{Linux: c.Resources()},
 		User:      containerUser(c.User), StopSignal: c.Stop.CRI, StartedAt: nanos(c.StartedAt),
 	}
 	if c.End != nil {

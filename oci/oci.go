@@ -95,6 +95,9 @@ type Bundle struct {
 	// InitCgroup, if set, is the group of the pod's init: the container joins the
 	// PID namespace of that init, which is started if there is none.
 	InitCgroup string `json:"init_cgroup,omitempty"`
+	// Images are the images that are mounted into the container, by the source
+	// that the spec's mount names.
+	Images map[string]ImageVolume `json:"images,omitempty"`
 	// MakeSources makes missing sources of bind mounts as directories.
 	MakeSources bool        `json:"make_sources,omitempty"`
 	Spec        *specs.Spec `json:"-"`

@@ -284,6 +284,9 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 	mt := m.mounts[i]
 	switch mt.Type {
 	case "bind":
+		if v, ok := m.bundle.Images[mt.Source]; ok {
+			return v.open()
+		}
 		if path.Base(mt.Source) == "shm" && strings.HasPrefix(mt.Source, m.StateDir) {
 			shm, err := m.Keeper.FD(m.bundle.PodID, "shm")
 			if err != nil {

@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cri-box/cri-box/oci/program"
+	"github.com/cri-box/cri-box/oci/spec"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,9 +32,11 @@ func (m *maker) openVolumes(ctx context.Context) (map[int]*os.File, error) {
 		if mt.Type != "bind" || m.own(mt.Source) {
 			continue
 		}
-		if f := cachedTree(mt.Source); f != nil {
-			out[i] = f
-			continue
+		if !slices.Contains(mt.Options, "rshared") { // of such a source we ask more
+			if f := cachedTree(mt.Source); f != nil {
+				out[i] = f
+				continue
+			}
 		}
 		requests = append(requests, program.TreeRequest{Path: mt.Source, Recursive: true, Create: m.bundle.MakeSources})
 		index = append(index, i)
@@ -40,17 +44,67 @@ func (m *maker) openVolumes(ctx context.Context) (map[int]*os.File, error) {
 	if len(requests) == 0 {
 		return out, nil
 	}
+	sources := len(requests)
+	for _, i := range index {
+		if slices.Contains(m.mounts[i].Options, "rshared") {
+			requests = append(requests, program.TreeRequest{Path: m.mounts[i].Source, Locate: true})
+		}
+	}
 	files, err := m.openTrees(ctx, requests)
-	for k, f := range files {
+	for k, f := range files[:sources] {
 		if f != nil {
 			out[index[k]] = f
 		}
+	}
+	places := files[sources:]
+	defer closeAll(places)
+	if err == nil {
+		err = mustBeShared(places, requests[sources:])
 	}
 	if err != nil {
 		closeFrom(out, 0)
 		return nil, err
 	}
 	return out, nil
+}
+
+// mustBeShared refuses BIDIRECTIONAL where nothing would come back: what is
+// mounted in the container reaches the host only through a shared mount
+// (mount_namespaces(7)). places are the sources of such mounts.
+func mustBeShared(places []*os.File, requests []program.TreeRequest) error {
+	for i, place := range places {
+		shared, err := isShared(place)
+		if err != nil {
+			return fmt.Errorf("cannot find the mount of %s: %w", requests[i].Path, err)
+		}
+		if !shared {
+			return fmt.Errorf("host_path %q is not on a shared mount, which propagation BIDIRECTIONAL needs (mount --make-shared makes one): %w",
+				requests[i].Path, spec.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// isShared asks the kernel's list of mounts, by the id of the mount that place
+// is on; no path is walked.
+func isShared(place *os.File) (bool, error) {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", place.Fd()))
+	if err != nil {
+		return false, err
+	}
+	_, rest, _ := strings.Cut(string(info), "mnt_id:")
+	id, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 6 && f[0] == id {
+			optional, _, _ := strings.Cut(strings.Join(f[6:], " "), "- ")
+			return strings.Contains(optional, "shared:"), nil
+		}
+	}
+	return false, fmt.Errorf("mount %s is not in this mount namespace", id)
 }
 
 // own tells whether a path is below one of our own directories.
@@ -110,7 +164,9 @@ func readTrees(conn *os.File, requests []program.TreeRequest) ([]*os.File, error
 		case err != nil:
 			return files, fmt.Errorf("cannot open %s: %w", path, err)
 		case errno == syscall.ENOENT && q.Dir == "":
-			return files, fmt.Errorf("cannot open %s: %w (set missing_bind_source = \"create\" to have directories made)", path, errno)
+			return files, fmt.Errorf("host_path %q does not exist (set missing_bind_source = \"create\" to have directories made): %w: %w", path, errno, spec.ErrInvalid)
+		case (errno == syscall.ENOTDIR || errno == syscall.ELOOP) && q.Dir == "":
+			return files, fmt.Errorf("host_path %q cannot be opened: %w: %w", path, errno, spec.ErrInvalid)
 		case errno != 0:
 			return files, fmt.Errorf("cannot open %s: %w", path, errno)
 		}

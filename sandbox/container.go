@@ -3,12 +3,15 @@ package sandbox
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/cri-box/cri-box/sandbox/record"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -24,6 +27,9 @@ type Container struct {
 	Image  ImageUse                             `json:"image"`
 	User   spec.User                            `json:"user"`
 	Stop   StopSignal                           `json:"stop_signal"`
+	// Updated has, once UpdateContainerResources changed something, all limits as
+	// they are now; Config keeps those of the request that made the container.
+	Updated *Message[*runtimeapi.UpdateContainerResourcesRequest] `json:"updated,omitempty"`
 
 	CreatedAt time.Time `json:"created_at"`
 	// Made is set once everything of the container is there.
@@ -41,7 +47,7 @@ type ImageUse struct {
 	ID   string `json:"id"`
 	Name string `json:"name"` // as the request had it
 	// Layers stay on disk as long as the container does, whatever becomes of
-	// the image.
+	// the image; those of the image volumes are among them.
 	Layers []digest.Digest `json:"layers"`
 }
 
@@ -77,6 +83,37 @@ func (c *Container) State() runtimeapi.ContainerState {
 		return runtimeapi.ContainerState_CONTAINER_RUNNING
 	}
 	return runtimeapi.ContainerState_CONTAINER_CREATED
+}
+
+// Resources are the container's limits as they are now.
+func (c *Container) Resources() *runtimeapi.LinuxContainerResources {
+	if c.Updated != nil {
+		return c.Updated.Of.GetLinux()
+	}
+	return c.Config.Of.GetLinux().GetResources()
+}
+
+// Mounts are those of the request, images with what they turned out to be.
+func (c *Container) Mounts() []*runtimeapi.Mount {
+	mounts := slices.Clone(c.Config.Of.GetMounts())
+	for i, m := range mounts {
+		if v, ok := c.Bundle.Images[c.imageSource(i)]; ok {
+			m = proto.Clone(m).(*runtimeapi.Mount)
+			m.Image.ImageRef = v.ID
+			mounts[i] = m
+		}
+	}
+	return mounts
+}
+
+// imageSource finds the source of the mount i, if it is an image.
+func (c *Container) imageSource(i int) string {
+	for source := range c.Bundle.Images {
+		if filepath.Base(source) == strconv.Itoa(i) {
+			return source
+		}
+	}
+	return ""
 }
 
 func containerKey(podID string, c *runtimeapi.ContainerConfig) string {

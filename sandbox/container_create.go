@@ -89,6 +89,9 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 		m.cfg.Images.Release(id)
 		return "", err
 	}
+	if err := m.imageVolumes(&ctr); err != nil {
+		return "", err
+	}
 	e := &containerEntry{lock: newLock(), ctr: &ctr, exited: make(chan struct{})}
 	if err := m.enter(pod, e); err != nil {
 		m.cfg.Images.Release(id)
@@ -99,7 +102,7 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 		if !leftBehind(err) {
 			m.forgetContainer(&ctr) // else the retry, or reconciling, tries again
 		}
-		return "", fmt.Errorf("cannot create container %q: %w", c.GetMetadata().GetName(), err)
+		return "", kubeletError(fmt.Errorf("cannot create container %q: %w", c.GetMetadata().GetName(), err))
 	}
 	return id, nil
 }
@@ -171,7 +174,7 @@ func (n *newContainer) prepare(ctx context.Context) error {
 		return err
 	}
 	n.ctr.Bundle.Spec = s
-	if err := n.saveSpec(); err != nil {
+	if err := n.saveSpec(n.ctr.ID, s); err != nil {
 		rootfs.Close()
 		return err
 	}

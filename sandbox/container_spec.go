@@ -58,7 +58,12 @@ func (n *newContainer) host() spec.Host {
 // files are the pod's own files, and the image's volumes with its content.
 func (n *newContainer) files(ctx context.Context, rootfs *os.File) (spec.Files, error) {
 	f := spec.Files{Hosts: n.podFile(n.pod.ID, hostsFile), Hostname: n.podFile(n.pod.ID, hostnameFile),
-		ResolvConf: n.podFile(n.pod.ID, resolvFile), Volumes: map[string]string{}}
+		ResolvConf: n.podFile(n.pod.ID, resolvFile), Volumes: map[string]string{}, Images: map[string]string{}}
+	for i, mt := range n.ctr.Config.Of.GetMounts() {
+		if mt.GetImage() != nil {
+			f.Images[mt.GetContainerPath()] = n.imageSource(n.ctr.ID, i)
+		}
+	}
 	if !n.pod.hostIPC() {
 		f.Shm = n.podFile(n.pod.ID, "shm")
 	}
@@ -138,12 +143,16 @@ func readProfile(c *runtimeapi.ContainerConfig) ([]byte, error) {
 // inspect need of it later.
 const specFile = "config.json"
 
-func (n *newContainer) saveSpec() error {
-	b, err := json.Marshal(n.ctr.Bundle.Spec)
+func (m *Manager) saveSpec(id string, s *specs.Spec) error {
+	b, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("cannot encode spec: %w", err)
 	}
-	return os.WriteFile(filepath.Join(n.containerDir(n.ctr.ID), specFile), b, 0o600)
+	path := filepath.Join(m.containerDir(id), specFile)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("cannot write spec: %w", err)
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Spec returns a container's runtime-spec; it must not be changed.
@@ -163,6 +172,10 @@ func (m *Manager) Spec(id string) (*specs.Spec, error) {
 	if err := json.Unmarshal(b, s); err != nil {
 		return nil, fmt.Errorf("cannot read spec of container %s: %w", id, err)
 	}
+	if s.Process == nil || s.Linux == nil {
+		return nil, fmt.Errorf("cannot read spec of container %s: it has no process or linux part", id)
+	}
+	spec.RestoreEnv(s.Process, m.currentContainer(e).Config.Of)
 	e.spec.Store(s)
 	return s, nil
 }

@@ -113,6 +113,8 @@ func (m *Manager) exited(ctx context.Context, i keeper.Item) error {
 }
 
 func (m *Manager) recordExit(ctx context.Context, e *containerEntry, exit keeper.Exit) error {
+	e.saveMu.Lock()
+	defer e.saveMu.Unlock()
 	c := *m.currentContainer(e)
 	unsaved := m.isUnsaved(e)
 	if c.End != nil && !unsaved {

@@ -34,6 +34,8 @@ type Pod struct {
 	// CgroupParent is the group that the containers' groups are made in; it is
 	// ours if the request named none.
 	CgroupParent string `json:"cgroup_parent"`
+	// Updated is the last UpdatePodSandboxResources.
+	Updated *Message[*runtimeapi.UpdatePodSandboxResourcesRequest] `json:"updated,omitempty"`
 	// Problem says why a pod that was ready is not.
 	Problem string `json:"problem,omitempty"`
 }

@@ -76,6 +76,8 @@ type Cgroups interface {
 	Kill(ctx context.Context, id, cgroup string) error
 	// OOMKills counts the processes that the kernel killed for want of memory.
 	OOMKills(id, cgroup string) (uint64, error)
+	// Update brings the limits of one spec to those of another, all or none.
+	Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) error
 }
 
 // Logs is what writes containers' logs; *oci.Runtime is one.
@@ -124,6 +126,7 @@ type containerEntry struct {
 	exited chan struct{}
 	stage  atomic.Pointer[Stage]
 
+	saveMu   sync.Mutex // from reading ctr to writing its successor
 	stopMu   sync.Mutex
 	deadline time.Time // when the container is killed; zero: nobody stops it
 	timer    *time.Timer

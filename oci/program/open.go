@@ -22,6 +22,9 @@ type TreeRequest struct {
 	Dir string
 	// Recursive clones the mounts below the path as well (rbind).
 	Recursive bool
+	// Locate asks for the place itself (O_PATH) instead of a clone: it tells which
+	// mount of the host the path is on.
+	Locate bool
 	// Create makes the directory Path and its parents (0755) if it is missing.
 	Create bool
 }
@@ -110,6 +113,9 @@ func (l *list) openTree(r TreeRequest, fd Reg, m message) {
 	flags, names := uint64(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
 	if r.Recursive {
 		flags, names = flags|unix.AT_RECURSIVE, names+"|AT_RECURSIVE"
+	}
+	if r.Locate {
+		flags, names = unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"
 	}
 	open := func() { l.call("open "+plain(p), "open_tree", cwd, l.text(p), Flag(flags, names)).into(fd, m) }
 	open()
