@@ -90,6 +90,7 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 		return "", err
 	}
 	if err := m.imageVolumes(&ctr); err != nil {
+		m.cfg.Images.Release(id)
 		return "", err
 	}
 	e := &containerEntry{lock: newLock(), ctr: &ctr, exited: make(chan struct{})}
