@@ -7,13 +7,13 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ImageFsInfo says what images take on disk. Containers write to the same file
-// system.
+// ImageFsInfo says what images take on disk, and what containers wrote. Both are
+// on one file system, and each byte is in one of them.
 func (s *Server) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	bytes, inodes := s.Images.Fs()
-	usage := []*runtimeapi.FilesystemUsage{{
-		Timestamp: time.Now().UnixNano(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.Images.Root()},
-		UsedBytes: &runtimeapi.UInt64Value{Value: bytes}, InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
-	}}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: usage, ContainerFilesystems: usage}, nil
+	written, files, at := s.Sandboxes.WritableUse()
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{s.fileSystemUse(time.Now(), bytes, inodes)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{s.fileSystemUse(at, written, files)},
+	}, nil
 }

@@ -121,6 +121,7 @@ func (m *Manager) enter(pod *podEntry, e *containerEntry) error {
 }
 
 func (m *Manager) forgetContainer(c *Container) {
+	defer m.forgetUse(c.ID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.containers[c.ID]; e != nil {

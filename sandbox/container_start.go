@@ -39,6 +39,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	switch {
 	case err == nil:
 		m.exits.began(c.ID)
+		m.disks.use(c.ID) // so that the first who asks is told
 		return nil
 	case errors.Is(err, errNotRecorded), errors.Is(err, keeper.ErrKeeperLost):
 		// Nothing is wrong with the container: it is as before, for another try.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -119,6 +120,8 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 }
 
 func (m *Manager) forgetPod(p *Pod) {
+	defer m.forgetUse(oci.InitID(p.ID))
+	defer m.forgetUse(p.ID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.pods[p.ID]; e != nil {

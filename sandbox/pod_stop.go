@@ -59,6 +59,7 @@ func (m *Manager) recordStop(e *podEntry, p *Pod) error {
 	}
 	stopped := *p
 	stopped.StoppedAt = time.Now()
+	defer m.forgetUse(p.ID)
 	return m.savePod(e, &stopped)
 }
 

@@ -51,6 +51,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		}()
 	}
 	wg.Wait()
+	m.WritableUse() // has all layers walked, so that the first who asks is told
 	return errors.Join(m.dropStrangers(ctx, kept), m.cfg.Network.Sweep(ctx, m.known))
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/spec"
@@ -68,6 +69,8 @@ type Runtime interface {
 	// Delete ends the container's processes and takes away what Prepare and
 	// Start made. It needs id and cgroup only, and is safe when there is nothing.
 	Delete(ctx context.Context, id, cgroup string) error
+	// DiskUse walks the container's writable layer.
+	DiskUse(ctx context.Context, id string) (oci.DiskUse, error)
 }
 
 // Cgroups is what limits, measures and kills containers as groups; *oci.Runtime
@@ -78,6 +81,13 @@ type Cgroups interface {
 	OOMKills(id, cgroup string) (uint64, error)
 	// Update brings the limits of one spec to those of another, all or none.
 	Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) error
+	// Stats, Detail and OpenFiles measure; the error without a group is
+	// fs.ErrNotExist.
+	Stats(id, cgroup string) (cgroup.Stats, error)
+	Detail(id, cgroup string) (cgroup.Detail, error)
+	OpenFiles(id, cgroup string) (oci.OpenFiles, error)
+	// Forget closes what measuring keeps open.
+	Forget(id string)
 }
 
 // Logs is what writes containers' logs; *oci.Runtime is one.
@@ -109,6 +119,8 @@ type Manager struct {
 
 	snapshot atomic.Pointer[Snapshot]
 	events   events
+	disks    disks
+	rates    rates
 }
 
 // A podEntry is a pod's place in memory.
@@ -169,12 +181,16 @@ func New(cfg Config) (*Manager, error) {
 	m.SetPolicy(cfg.Policy)
 	m.exits.init()
 	m.events.init()
+	m.disks.init(cfg.Runtime.DiskUse)
 	m.snapshot.Store(&Snapshot{})
 	return m, nil
 }
 
 // Close waits for what is done in the background. No call may be under way.
-func (m *Manager) Close() { m.pacer.Wait() }
+func (m *Manager) Close() {
+	m.disks.close()
+	m.pacer.Wait()
+}
 
 // Pod finds a pod by its id or a unique beginning of it.
 func (m *Manager) Pod(id string) (*Pod, error) {

@@ -18,8 +18,9 @@ import (
 )
 
 // Cgroup is one control group: the same path in every hierarchy. It holds two
-// descriptors until Close. Its methods may be called at the same time, but not
-// after Close.
+// descriptors until Close and, once it was measured, one for each v1 hierarchy
+// that measures. Its methods may be called at the same time, but not after Close;
+// those that measure may, and find no group.
 type Cgroup struct {
 	// Path is below each hierarchy's root, such as /cri-box/<pod id>/<id>.
 	Path string
@@ -28,6 +29,7 @@ type Cgroup struct {
 	unified *os.File   // directory on v2, nil on V1
 	oom     *os.File   // memory.oom_control or memory.events, nil without memory
 	update  sync.Mutex // one Update at a time, so that each can take back its own
+	dirs    directories
 }
 
 // Create makes the group in every hierarchy, with missing parents, and sets the
@@ -101,6 +103,7 @@ func (c *Cgroup) Close() {
 			f.Close()
 		}
 	}
+	c.dirs.close()
 }
 
 // UnifiedDir is the group's v2 directory for CLONE_INTO_CGROUP, nil on V1. The

@@ -2,14 +2,9 @@ package cgroup
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"os"
-	"path"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Stats is what a group has used. A value that the host does not count is 0, a
@@ -18,8 +13,10 @@ type Stats struct {
 	Time   time.Time // when it was read
 	CPU    CPUStats
 	Memory MemoryStats
-	Pids   uint64 // processes and threads
-	IO     IOStats
+	Pids   uint64 // processes and threads, also of groups below
+	// Processes are those of the group itself.
+	Processes uint64
+	IO        IOStats
 }
 
 // CPUStats is processor time in nanoseconds.
@@ -71,13 +68,12 @@ type PressureLine struct {
 // Stats reads what the group has used. The error of a group that was removed is
 // fs.ErrNotExist.
 func (c *Cgroup) Stats() (Stats, error) {
-	// Files that this host does not have read as empty; those of a removed group
-	// must not.
-	if err := unix.Access(c.sys.processDir(c.Path), unix.F_OK); err != nil {
+	dirs, err := c.measured()
+	if err != nil {
 		return Stats{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, err)
 	}
-	r := &reader{cgroup: c}
-	st := Stats{Time: time.Now()}
+	r := &reader{cgroup: c, dirs: dirs}
+	st := Stats{Time: time.Now(), Processes: r.processes()}
 	if c.sys.Mode == V2 {
 		r.v2(&st)
 	} else {
@@ -92,14 +88,6 @@ func (c *Cgroup) Stats() (Stats, error) {
 		return Stats{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, r.err)
 	}
 	return st, nil
-}
-
-// A reader reads the group's files; its first error sticks. A file that this
-// host does not have reads as empty.
-type reader struct {
-	cgroup *Cgroup
-	buf    [8192]byte
-	err    error
 }
 
 func (r *reader) v1(st *Stats) {
@@ -240,7 +228,7 @@ func (r *reader) io(st *Stats) {
 
 // pressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" lines.
 func (r *reader) pressure(name string) *Pressure {
-	data := r.at(int(r.cgroup.unified.Fd()), name)
+	data := r.file("", name)
 	if len(data) == 0 {
 		return nil
 	}
@@ -267,42 +255,6 @@ func after(pair []byte) []byte {
 func decimal(pair []byte) float64 {
 	v, _ := strconv.ParseFloat(string(after(pair)), 64)
 	return v
-}
-
-// file reads a file of the group with that v1 controller, or of the v2 group.
-// What it returns is valid until the next call.
-func (r *reader) file(controller, name string) []byte {
-	if controller == "" {
-		return r.at(int(r.cgroup.unified.Fd()), name)
-	}
-	dir := r.cgroup.sys.dir(controller, r.cgroup.Path)
-	if dir == "" {
-		return nil
-	}
-	return r.at(unix.AT_FDCWD, path.Join(dir, name))
-}
-
-func (r *reader) at(dir int, name string) []byte {
-	if r.err != nil {
-		return nil
-	}
-	fd, err := openFD(dir, name, unix.O_RDONLY)
-	if err != nil {
-		if !errors.Is(err, os.ErrNotExist) {
-			r.err = err
-		}
-		return nil
-	}
-	defer unix.Close(fd)
-	// The kernel gives such a file whole if it fits.
-	n, err := unix.Read(fd, r.buf[:])
-	if err != nil {
-		if err != unix.EOPNOTSUPP { // pressure is turned off
-			r.err = &os.PathError{Op: "read", Path: name, Err: err}
-		}
-		return nil
-	}
-	return r.buf[:n]
 }
 
 // get returns the number after a name, 0 if there is none.

@@ -1,0 +1,203 @@
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// measures are the v1 controllers that something is measured with.
+var measures = []string{"cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"}
+
+// A directories holds a group's directories from the first measurement on, so
+// that later ones neither walk a path nor meet another group of the same name.
+type directories struct {
+	mu     sync.Mutex
+	closed bool
+	open   []*os.File // one for each v1 hierarchy, nil where nothing is measured
+}
+
+// measured opens the group's v1 directories, once.
+func (c *Cgroup) measured() ([]*os.File, error) {
+	c.dirs.mu.Lock()
+	defer c.dirs.mu.Unlock()
+	switch {
+	case c.dirs.closed:
+		return nil, os.ErrNotExist
+	case c.dirs.open != nil || len(c.sys.v1) == 0:
+		return c.dirs.open, nil
+	}
+	open := make([]*os.File, len(c.sys.v1))
+	for i, h := range c.sys.v1 {
+		if !slices.ContainsFunc(h.controllers, func(name string) bool { return slices.Contains(measures, name) }) {
+			continue
+		}
+		f, err := openFile(unix.AT_FDCWD, path.Join(h.dir, c.Path), unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			closeAll(open)
+			return nil, err
+		}
+		open[i] = f
+	}
+	c.dirs.open = open
+	return open, nil
+}
+
+func (d *directories) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	closeAll(d.open)
+	d.open, d.closed = nil, true
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// A reader reads the group's files; its first error sticks. A file that this
+// host does not have reads as empty.
+type reader struct {
+	cgroup *Cgroup
+	dirs   []*os.File
+	buf    [8192]byte
+	err    error
+}
+
+// file reads a file of the group with that v1 controller, or of the v2 group.
+// What it returns is valid until the next call.
+func (r *reader) file(controller, name string) []byte {
+	n := 0
+	err := r.open(r.dir(controller), name, func(fd int) (err error) {
+		// The kernel gives such a file whole if it fits.
+		n, err = unix.Read(fd, r.buf[:])
+		return err
+	})
+	switch {
+	case err == nil:
+		return r.buf[:n]
+	case errors.Is(err, unix.EOPNOTSUPP): // pressure is turned off
+	case !errors.Is(err, os.ErrNotExist):
+		r.fail(err)
+	}
+	return nil
+}
+
+func (r *reader) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+// dir is the group's directory with that v1 controller or, without one, on v2;
+// nil if there is none.
+func (r *reader) dir(controller string) *os.File {
+	if controller == "" {
+		return r.cgroup.unified
+	}
+	for i, h := range r.cgroup.sys.v1 {
+		if slices.Contains(h.controllers, controller) && i < len(r.dirs) {
+			return r.dirs[i]
+		}
+	}
+	return nil
+}
+
+// open opens a file in dir for use. dir may be closed by somebody else at any
+// moment: Control keeps its number from being given to another file meanwhile.
+func (r *reader) open(dir *os.File, name string, use func(fd int) error) error {
+	if r.err != nil || dir == nil {
+		return os.ErrNotExist
+	}
+	conn, err := dir.SyscallConn()
+	if err != nil {
+		return os.ErrNotExist
+	}
+	var failed error
+	err = conn.Control(func(at uintptr) {
+		var fd int
+		if fd, failed = openFD(int(at), name, unix.O_RDONLY); failed != nil {
+			return
+		}
+		defer unix.Close(fd)
+		if failed = use(fd); failed != nil {
+			failed = &os.PathError{Op: "read", Path: name, Err: failed}
+		}
+	})
+	if err != nil { // closed: the group is being removed
+		return os.ErrNotExist
+	}
+	return failed
+}
+
+// anyDir is a directory in which every process of the group is.
+func (r *reader) anyDir() *os.File {
+	if r.cgroup.unified != nil {
+		return r.cgroup.unified
+	}
+	for _, f := range r.dirs {
+		if f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// processes counts the group's own processes. Every group has that file: if it
+// is missing the group has been removed, while other files may just not exist on
+// this host.
+func (r *reader) processes() uint64 {
+	var count uint64
+	err := r.open(r.anyDir(), "cgroup.procs", func(fd int) error {
+		for {
+			n, err := unix.Read(fd, r.buf[:])
+			if err != nil || n <= 0 {
+				return err
+			}
+			count += uint64(bytes.Count(r.buf[:n], []byte{'\n'}))
+		}
+	})
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP): // a threaded group (cgroup-v2.rst)
+	case errors.Is(err, unix.ENODEV):
+		r.fail(os.ErrNotExist)
+	case err != nil:
+		r.fail(err)
+	}
+	return count
+}
+
+// Members lists at most limit of the group's own processes.
+func (c *Cgroup) Members(limit int) ([]int, error) {
+	r := &reader{cgroup: c}
+	var err error
+	if r.dirs, err = c.measured(); err != nil {
+		return nil, fmt.Errorf("cannot list processes of cgroup %s: %w", c.Path, err)
+	}
+	var pids []int
+	err = r.open(r.anyDir(), "cgroup.procs", func(fd int) error {
+		n, err := unix.Read(fd, r.buf[:])
+		for line := range strings.Lines(string(r.buf[:max(n, 0)])) {
+			pid, parse := strconv.Atoi(strings.TrimSuffix(line, "\n"))
+			if parse == nil && strings.HasSuffix(line, "\n") && len(pids) < limit {
+				pids = append(pids, pid)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes of cgroup %s: %w", c.Path, err)
+	}
+	return pids, nil
+}
