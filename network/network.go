@@ -58,6 +58,19 @@ type Pod struct {
 	Ports []PortMapping
 	// Labels and Annotations are the pod's own, for plugins that ask for them.
 	Labels, Annotations map[string]string
+	// Bandwidth limits the pod's traffic; Limits reads it from annotations.
+	Bandwidth Bandwidth
+	// DNS is the pod's resolver configuration, for plugins that ask for it.
+	DNS DNS
+	// CgroupParent is the pod's cgroup, for plugins that ask for it.
+	CgroupParent string
+}
+
+// DNS is what a pod's resolv.conf says.
+type DNS struct {
+	Servers  []string `json:"servers,omitempty"`
+	Searches []string `json:"searches,omitempty"`
+	Options  []string `json:"options,omitempty"`
 }
 
 // A Protocol is a transport by its IP protocol number.
@@ -107,4 +120,14 @@ type Result struct {
 	MAC string `json:"mac,omitempty"`
 	// MTU is the interface's MTU in bytes; 0 if the network does not tell.
 	MTU int `json:"mtu,omitempty"`
+	// Interfaces are all that a plugin made in the pod, when there are several.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+}
+
+// An Interface is one of several in a pod.
+type Interface struct {
+	Name string       `json:"name"`
+	MAC  string       `json:"mac,omitempty"`
+	MTU  int          `json:"mtu,omitempty"`
+	IPs  []netip.Addr `json:"ips,omitempty"`
 }

@@ -1,0 +1,355 @@
+// Package mode picks the network that pods get:
+//
+//	embedded  always the embedded one
+//	cni       always plugins; not ready until a configuration can be used
+//	auto      the embedded one until there is a configuration that can be used;
+//	          never back once plugins have attached a pod
+//
+// A pod is detached by whoever attached it, also after the mode was changed.
+package mode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cri-box/cri-box/network"
+	"github.com/cri-box/cri-box/network/cni"
+	"github.com/cri-box/cri-box/network/routed"
+)
+
+// The modes.
+const (
+	Auto     = "auto"
+	Embedded = "embedded"
+	CNI      = "cni"
+)
+
+// KubeletCIDR as Config.PodCIDR lets UpdateRuntimeConfig give the embedded
+// network its ranges.
+const KubeletCIDR = "kubelet"
+
+// Config is what Open needs.
+type Config struct {
+	// Mode is Auto, Embedded or CNI.
+	Mode string
+	// PodCIDR is KubeletCIDR, or one or two ranges, comma-separated, or empty for
+	// those in Routed.
+	PodCIDR string
+	// Dir is for what has to survive the boot: <root>/network.
+	Dir string
+	// Routed and CNI are the networks' own.
+	Routed routed.Config
+	CNI    cni.Config
+}
+
+// Network is the network of one instance, whichever it is at the moment. It
+// implements network.Network.
+type Network struct {
+	cfg Config
+	cni *cni.Network // nil in mode embedded
+
+	mu       sync.RWMutex // write: while the embedded network is replaced
+	embedded *routed.Network
+	cidrs    []netip.Prefix // as the kubelet sent them
+	served   bool           // plugins have attached a pod, ever; guarded by mu
+}
+
+var _ network.Network = (*Network)(nil)
+
+// errNoCIDR is why no pod starts before the kubelet has spoken.
+var errNoCIDR = errors.New(`pod_cidr = "kubelet" and the kubelet has not sent this node's pod CIDR yet ` +
+	`(UpdateRuntimeConfig; is the controller manager started with --allocate-node-cidrs?)`)
+
+// Open opens what the mode needs, and what pods of an earlier mode still need.
+func Open(cfg Config) (*Network, error) {
+	n := &Network{cfg: cfg}
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make network directory: %w", err)
+	}
+	_, err := os.Stat(n.servedPath())
+	n.served = err == nil
+	if err := n.recallCIDR(); err != nil {
+		return nil, err
+	}
+	if err := n.openParts(); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Network) check() error {
+	switch n.cfg.Mode {
+	case Auto, Embedded, CNI:
+	default:
+		return fmt.Errorf("cannot use network mode %q: it has to be auto, embedded or cni", n.cfg.Mode)
+	}
+	if n.cfg.PodCIDR == "" || n.cfg.PodCIDR == KubeletCIDR {
+		return nil
+	}
+	cidrs, err := ParseCIDRs(n.cfg.PodCIDR)
+	if err != nil {
+		return err
+	}
+	n.cfg.Routed.IPv4, n.cfg.Routed.IPv6 = split(cidrs)
+	return nil
+}
+
+// openParts opens the plugins unless nothing but the embedded network is wanted
+// and no pod of theirs is left, and the embedded network likewise.
+func (n *Network) openParts() (err error) {
+	if n.cfg.Mode != Embedded || left(filepath.Join(n.cfg.CNI.Dir, "attached")) {
+		if n.cni, err = cni.Open(n.cfg.CNI); err != nil {
+			return err
+		}
+		n.cni.SetPodCIDR(n.cidrs)
+	}
+	if n.cfg.Mode != CNI || left(filepath.Join(n.cfg.Routed.StateDir, "ipam")) {
+		return n.openEmbedded()
+	}
+	return nil
+}
+
+// left says whether a directory has a file that is named after a pod.
+func left(dir string) bool {
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if strings.Trim(entry.Name(), "0123456789abcdef") == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// openEmbedded opens the embedded network once its ranges are known.
+func (n *Network) openEmbedded() error {
+	cfg := n.cfg.Routed
+	if n.cfg.PodCIDR == KubeletCIDR {
+		if len(n.cidrs) == 0 {
+			return nil // Ready tells it
+		}
+		cfg.IPv4, cfg.IPv6 = split(n.cidrs)
+	}
+	embedded, err := routed.Open(cfg)
+	if err == nil {
+		n.embedded = embedded
+	}
+	return err
+}
+
+// useCNI says whether new pods get plugins. The caller has mu.
+func (n *Network) useCNI() bool {
+	switch n.cfg.Mode {
+	case CNI:
+		return true
+	case Auto:
+		return n.served || n.cni.Configured()
+	}
+	return false
+}
+
+// Attach implements network.Network.
+func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.useCNI() {
+		if n.embedded == nil {
+			return network.Result{}, errNoCIDR
+		}
+		return n.embedded.Attach(ctx, pod)
+	}
+	if err := n.noteServed(); err != nil {
+		return network.Result{}, err
+	}
+	return n.cni.Attach(ctx, pod)
+}
+
+// Detach implements network.Network: a pod that one of the two does not know is
+// nothing to it.
+func (n *Network) Detach(ctx context.Context, ids ...string) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var errs []error
+	for _, id := range ids {
+		if n.cni != nil && n.cni.Attached(id) {
+			errs = append(errs, n.cni.Detach(ctx, id))
+		} else if n.embedded != nil {
+			errs = append(errs, n.embedded.Detach(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Ready implements network.Network.
+func (n *Network) Ready() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var embedded error
+	if n.embedded != nil { // also mends what its pods of an earlier mode need
+		embedded = n.embedded.Ready()
+	}
+	if n.useCNI() {
+		return n.cni.Ready()
+	}
+	if n.embedded == nil {
+		return errNoCIDR
+	}
+	return embedded
+}
+
+// Note is for a person what does not keep pods from starting; it may be empty.
+func (n *Network) Note() string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.useCNI() {
+		return ""
+	}
+	return n.cni.Note()
+}
+
+// Sweep implements network.Network.
+func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var errs []error
+	if n.cni != nil {
+		errs = append(errs, n.cni.Sweep(ctx, keep))
+	}
+	if n.embedded != nil {
+		errs = append(errs, n.embedded.Sweep(ctx, keep))
+	}
+	return errors.Join(errs...)
+}
+
+// Close implements network.Network.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	if n.cni != nil {
+		errs = append(errs, n.cni.Close())
+	}
+	if n.embedded != nil {
+		errs = append(errs, n.embedded.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Network) servedPath() string { return filepath.Join(n.cfg.Dir, "cni-served") }
+
+// noteServed makes the way back to the embedded network impossible, also for the
+// next daemon. Two pods at once may both write.
+func (n *Network) noteServed() error {
+	if n.served || n.cfg.Mode != Auto {
+		return nil
+	}
+	err := os.WriteFile(n.servedPath(), []byte("plugins have attached a pod: mode auto does not go back to the embedded network\n"), 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot note that plugins serve: %w", err)
+	}
+	slog.Info("pods get their network from CNI plugins from now on")
+	return nil
+}
+
+// SetPodCIDR takes over the range that the kubelet sent: one, or two of different
+// families, comma-separated. Twice the same is a no-op; empty is ignored, as the
+// kubelet sends it on a node without one.
+func (n *Network) SetPodCIDR(text string) error {
+	if text == "" {
+		return nil
+	}
+	cidrs, err := ParseCIDRs(text)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	same := fmt.Sprint(cidrs) == fmt.Sprint(n.cidrs)
+	if same && (n.embedded != nil || n.cfg.PodCIDR != KubeletCIDR || n.cfg.Mode == CNI) {
+		return nil
+	}
+	if err := n.storeCIDR(text); err != nil {
+		return err
+	}
+	n.cidrs = cidrs
+	if n.cni != nil {
+		n.cni.SetPodCIDR(cidrs)
+	}
+	if n.cfg.PodCIDR != KubeletCIDR || n.cfg.Mode == CNI {
+		return nil
+	}
+	if n.embedded != nil { // pods keep their leases: they are files
+		if err := n.embedded.Close(); err != nil {
+			return err
+		}
+		n.embedded = nil
+	}
+	return n.openEmbedded()
+}
+
+func (n *Network) cidrPath() string { return filepath.Join(n.cfg.Dir, "pod-cidr") }
+
+func (n *Network) storeCIDR(text string) error {
+	path := n.cidrPath()
+	if err := os.WriteFile(path+".tmp", []byte(text+"\n"), 0o600); err != nil {
+		return fmt.Errorf("cannot store pod CIDR: %w", err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("cannot store pod CIDR: %w", err)
+	}
+	return nil
+}
+
+// recallCIDR reads what the kubelet sent to an earlier daemon: it does not send it
+// again when only the daemon was restarted.
+func (n *Network) recallCIDR() error {
+	data, err := os.ReadFile(n.cidrPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read pod CIDR: %w", err)
+	}
+	if n.cidrs, err = ParseCIDRs(strings.TrimSpace(string(data))); err != nil {
+		slog.Warn("stored pod CIDR is damaged; waiting for the kubelet's", "error", err)
+	}
+	return nil
+}
+
+// ParseCIDRs reads one range, or two of different families, comma-separated.
+func ParseCIDRs(text string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for part := range strings.SplitSeq(text, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(part))
+		if err != nil || p != p.Masked() {
+			return nil, fmt.Errorf("cannot use pod CIDR %q: it has to be a range such as 10.244.1.0/24, or two of different families with a comma", text)
+		}
+		out = append(out, p)
+	}
+	if len(out) > 2 || len(out) == 2 && out[0].Addr().Is4() == out[1].Addr().Is4() {
+		return nil, fmt.Errorf("cannot use pod CIDR %q: at most one range of each family", text)
+	}
+	return out, nil
+}
+
+func split(cidrs []netip.Prefix) (v4, v6 netip.Prefix) {
+	for _, p := range cidrs {
+		if p.Addr().Is4() {
+			v4 = p
+		} else {
+			v6 = p
+		}
+	}
+	return v4, v6
+}
