@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/cni"
@@ -59,7 +60,7 @@ type Network struct {
 	mu       sync.RWMutex // write: while the embedded network is replaced
 	embedded *routed.Network
 	cidrs    []netip.Prefix // as the kubelet sent them
-	served   bool           // plugins have attached a pod, ever; guarded by mu
+	served   atomic.Bool    // plugins have attached a pod, ever
 }
 
 var _ network.Network = (*Network)(nil)
@@ -78,7 +79,7 @@ func Open(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("cannot make network directory: %w", err)
 	}
 	_, err := os.Stat(n.servedPath())
-	n.served = err == nil
+	n.served.Store(err == nil)
 	if err := n.recallCIDR(); err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (n *Network) useCNI() bool {
 	case CNI:
 		return true
 	case Auto:
-		return n.served || n.cni.Configured()
+		return n.served.Load() || n.cni.Configured()
 	}
 	return false
 }
@@ -251,13 +252,14 @@ func (n *Network) servedPath() string { return filepath.Join(n.cfg.Dir, "cni-ser
 // noteServed makes the way back to the embedded network impossible, also for the
 // next daemon. Two pods at once may both write.
 func (n *Network) noteServed() error {
-	if n.served || n.cfg.Mode != Auto {
+	if n.served.Load() || n.cfg.Mode != Auto {
 		return nil
 	}
 	err := os.WriteFile(n.servedPath(), []byte("plugins have attached a pod: mode auto does not go back to the embedded network\n"), 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot note that plugins serve: %w", err)
 	}
+	n.served.Store(true)
 	slog.Info("pods get their network from CNI plugins from now on")
 	return nil
 }

@@ -46,7 +46,7 @@ func (n *Network) why() string {
 	switch {
 	case n.cfg.Mode != Auto:
 		return "the configuration says mode = " + n.cfg.Mode
-	case n.served:
+	case n.served.Load():
 		return "plugins have attached a pod before; mode auto does not go back"
 	case n.cni.Configured():
 		return "there is a CNI configuration that can be used"
