@@ -30,6 +30,10 @@ type Server struct {
 	Images    *image.Store
 	// Network returns nil when a pod may start, else why not.
 	Network func() error
+	// NetworkNote is what a person has to know of a network that is ready; may be "".
+	NetworkNote func() string
+	// PodCIDR takes over the node's range of pod addresses.
+	PodCIDR func(string) error
 	// Ready returns nil when the runtime may be used, else why not.
 	Ready func() error
 	// RuntimeVersion is cri-box's own, a semantic version: the kubelet parses it.

@@ -11,7 +11,7 @@ func (s *Server) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtim
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			condition("RuntimeReady", "RuntimeNotReady", s.Ready()),
-			condition("NetworkReady", "NetworkNotReady", s.Network()),
+			s.networkCondition(),
 		}},
 		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
@@ -20,6 +20,16 @@ func (s *Server) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtim
 		resp.Info = s.Info()
 	}
 	return resp, nil
+}
+
+// networkCondition carries a message also when it is true: a configuration file
+// that cannot be used, say, while another one serves.
+func (s *Server) networkCondition() *runtimeapi.RuntimeCondition {
+	c := condition("NetworkReady", "NetworkNotReady", s.Network())
+	if c.Status {
+		c.Message = s.NetworkNote()
+	}
+	return c
 }
 
 func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {

@@ -6,9 +6,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// UpdateRuntimeConfig records the node's range of pod addresses.
+// UpdateRuntimeConfig records the node's range of pod addresses and gives it to the
+// pod network.
 func (s *Server) UpdateRuntimeConfig(_ context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
-	if err := s.Sandboxes.SetPodCIDR(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()); err != nil {
+	cidr := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
+	if err := s.Sandboxes.SetPodCIDR(cidr); err != nil {
+		return nil, err
+	}
+	if err := s.PodCIDR(cidr); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil

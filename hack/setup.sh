@@ -76,6 +76,9 @@ for what in "$@"; do
 	test)
 		need_root
 		need_busybox
+		need nft nftables
+		need iptables iptables
+		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	race)
 		need_root

@@ -257,10 +257,15 @@ func (u *podUp) attach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	limits, err := network.Limits(c.GetAnnotations())
+	if err != nil {
+		return fmt.Errorf("annotations: %w: %w", err, spec.ErrInvalid)
+	}
 	u.pod.Network, err = u.cfg.Network.Attach(ctx, network.Pod{
 		ID: u.pod.ID, Namespace: c.GetMetadata().GetNamespace(), Name: c.GetMetadata().GetName(), UID: c.GetMetadata().GetUid(),
 		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Ports: ports,
-		Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Bandwidth: limits, CgroupParent: u.pod.CgroupParent,
+		DNS: network.DNS{Servers: c.GetDnsConfig().GetServers(), Searches: c.GetDnsConfig().GetSearches(), Options: c.GetDnsConfig().GetOptions()},
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ func (d *daemon) startAdmin() (io.Closer, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /images/import", d.importImages)
 	mux.HandleFunc("GET /containers/{id}/calls", d.showCalls)
+	mux.HandleFunc("GET /network", d.showNetwork)
 	go http.Serve(listener, mux)
 	return listener, nil
 }
@@ -51,6 +52,11 @@ func (d *daemon) importImages(w http.ResponseWriter, r *http.Request) {
 		out = append(out, line{i.ID, i.RepoTags})
 	}
 	json.NewEncoder(w).Encode(out)
+}
+
+// showNetwork answers with a mode.Report: which network serves, why, what is missing.
+func (d *daemon) showNetwork(w http.ResponseWriter, _ *http.Request) {
+	json.NewEncoder(w).Encode(d.network.Report())
 }
 
 func (d *daemon) showCalls(w http.ResponseWriter, r *http.Request) {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/cri"
-	"github.com/cri-box/cri-box/network/routed"
+	"github.com/cri-box/cri-box/network/mode"
 	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
@@ -30,7 +30,7 @@ type daemon struct {
 	lock      *os.File
 	groups    *cgroup.System
 	images    *image.Store
-	network   *routed.Network
+	network   *mode.Network
 	keeper    *keeper.Client
 	runtime   *oci.Runtime
 	sandboxes *sandbox.Manager
@@ -123,7 +123,7 @@ func (d *daemon) openImages(context.Context) (err error) {
 }
 
 func (d *daemon) openNetwork(context.Context) (err error) {
-	d.network, err = routed.Open(d.networkConfig())
+	d.network, err = mode.Open(d.networkConfig())
 	return err
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
+	"github.com/cri-box/cri-box/network/cni"
+	"github.com/cri-box/cri-box/network/mode"
 	"github.com/cri-box/cri-box/network/routed"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/snapshot"
@@ -99,9 +101,11 @@ func imageConfig(root string, c config.Image) image.Config {
 			Entries: c.Limits.Entries, Bytes: int64(c.Limits.Bytes), Depth: c.Limits.Depth, PathLength: c.Limits.PathLength}}
 }
 
-func (s settings) networkConfig() routed.Config {
-	n := s.config.Network
-	return routed.Config{Instance: s.instance(), StateDir: s.state, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU}
+func (s settings) networkConfig() mode.Config {
+	n, dir := s.config.Network, filepath.Join(s.root, "network")
+	return mode.Config{Mode: n.Mode, KubeletCIDR: n.PodCIDR == "kubelet", Dir: dir,
+		Routed: routed.Config{Instance: s.instance(), StateDir: s.state, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU},
+		CNI:    cni.Config{ConfDirs: []string{n.CNI.ConfDir}, BinDirs: n.CNI.BinDirs, Dir: filepath.Join(dir, "cni")}}
 }
 
 func policy(c config.Container) sandbox.Policy {

@@ -33,17 +33,13 @@ const (
 	CNI      = "cni"
 )
 
-// KubeletCIDR as Config.PodCIDR lets UpdateRuntimeConfig give the embedded
-// network its ranges.
-const KubeletCIDR = "kubelet"
-
 // Config is what Open needs.
 type Config struct {
 	// Mode is Auto, Embedded or CNI.
 	Mode string
-	// PodCIDR is KubeletCIDR, or one or two ranges, comma-separated, or empty for
-	// those in Routed.
-	PodCIDR string
+	// KubeletCIDR makes the embedded network wait for the range that the kubelet
+	// sends (SetPodCIDR) and use it in place of those in Routed.
+	KubeletCIDR bool
 	// Dir is for what has to survive the boot: <root>/network.
 	Dir string
 	// Routed and CNI are the networks' own.
@@ -71,10 +67,12 @@ var errNoCIDR = errors.New(`pod_cidr = "kubelet" and the kubelet has not sent th
 
 // Open opens what the mode needs, and what pods of an earlier mode still need.
 func Open(cfg Config) (*Network, error) {
-	n := &Network{cfg: cfg}
-	if err := n.check(); err != nil {
-		return nil, err
+	switch cfg.Mode {
+	case Auto, Embedded, CNI:
+	default:
+		return nil, fmt.Errorf("cannot use network mode %q: it has to be auto, embedded or cni", cfg.Mode)
 	}
+	n := &Network{cfg: cfg}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make network directory: %w", err)
 	}
@@ -88,23 +86,6 @@ func Open(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	return n, nil
-}
-
-func (n *Network) check() error {
-	switch n.cfg.Mode {
-	case Auto, Embedded, CNI:
-	default:
-		return fmt.Errorf("cannot use network mode %q: it has to be auto, embedded or cni", n.cfg.Mode)
-	}
-	if n.cfg.PodCIDR == "" || n.cfg.PodCIDR == KubeletCIDR {
-		return nil
-	}
-	cidrs, err := ParseCIDRs(n.cfg.PodCIDR)
-	if err != nil {
-		return err
-	}
-	n.cfg.Routed.IPv4, n.cfg.Routed.IPv6 = split(cidrs)
-	return nil
 }
 
 // openParts opens the plugins unless nothing but the embedded network is wanted
@@ -136,7 +117,7 @@ func left(dir string) bool {
 // openEmbedded opens the embedded network once its ranges are known.
 func (n *Network) openEmbedded() error {
 	cfg := n.cfg.Routed
-	if n.cfg.PodCIDR == KubeletCIDR {
+	if n.cfg.KubeletCIDR {
 		if len(n.cidrs) == 0 {
 			return nil // Ready tells it
 		}
@@ -278,7 +259,7 @@ func (n *Network) SetPodCIDR(text string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	same := fmt.Sprint(cidrs) == fmt.Sprint(n.cidrs)
-	if same && (n.embedded != nil || n.cfg.PodCIDR != KubeletCIDR || n.cfg.Mode == CNI) {
+	if same && (n.embedded != nil || !n.cfg.KubeletCIDR) {
 		return nil
 	}
 	if err := n.storeCIDR(text); err != nil {
@@ -288,7 +269,7 @@ func (n *Network) SetPodCIDR(text string) error {
 	if n.cni != nil {
 		n.cni.SetPodCIDR(cidrs)
 	}
-	if n.cfg.PodCIDR != KubeletCIDR || n.cfg.Mode == CNI {
+	if !n.cfg.KubeletCIDR || n.cfg.Mode == CNI && n.embedded == nil {
 		return nil
 	}
 	if n.embedded != nil { // pods keep their leases: they are files

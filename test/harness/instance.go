@@ -187,7 +187,9 @@ func (i *Instance) launch(notify *notifier) error {
 		return err
 	}
 	defer log.Close()
-	cmd := i.Serve(append([]string{"--log-level", "debug"}, i.args...)...)
+	// The machine's own CNI configuration is not for the tests.
+	usual := []string{"--log-level", "debug", "--set", "network.cni.conf_dir=" + filepath.Join(i.State, "cni.d")}
+	cmd := i.Serve(append(usual, i.args...)...)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify.path)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := i.Node.Do(cmd.Start); err != nil {

@@ -163,6 +163,9 @@ var stays = []string{
 	"root",
 	"root/containers", "root/pods", // empty: what is in them is of a container or pod
 	"root/bin", "root/bin/keeper-*", // unpacked from the binary
+	"root/network", "root/network/pod-cidr", "root/network/cni-served", // which network, until the node is made anew
+	"root/network/cni", "root/network/cni/serving.*", "root/network/cni/attached", // empty: what is in it is of a pod
+	"root/network/cni/cache", "root/network/cni/cache/results",
 	"root/images.db", "root/incoming", "root/layers", "root/trash",
 	"state",
 	"state/containers", "state/pods",
