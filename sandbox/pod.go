@@ -54,6 +54,9 @@ func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
 func (p *Pod) hostNetwork() bool { return p.namespaces().Network == runtimeapi.NamespaceMode_NODE }
 func (p *Pod) hostIPC() bool     { return p.namespaces().Ipc == runtimeapi.NamespaceMode_NODE }
 
+// sharedPID tells whether the pod has a PID namespace with an init of ours.
+func (p *Pod) sharedPID() bool { return p.namespaces().Pid == runtimeapi.NamespaceMode_POD }
+
 // hostname is the name in the pod's own UTS namespace, "" without one.
 func (p *Pod) hostname() string {
 	if p.hostNetwork() {

@@ -199,7 +199,7 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		}
 	}
 	if !u.pod.hostIPC() {
-		shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: u.policy.Load().ShmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+		shm, err := u.newShm()
 		if err != nil {
 			closeFiles(files)
 			return err
@@ -207,6 +207,11 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		files["shm"] = shm
 	}
 	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
+}
+
+// newShm makes a pod's /dev/shm.
+func (m *Manager) newShm() (*os.File, error) {
+	return mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
 }
 
 // dropNamespaces lets go of the last references, in its turn: many at a time

@@ -149,7 +149,9 @@ func (m *Manager) recoverPod(ctx context.Context, e *podEntry, kept map[string]k
 	case p.ReadyAt.IsZero():
 		err = m.RemovePod(ctx, p.ID)
 	case p.StoppedAt.IsZero() && (!held || p.BootID != m.cfg.BootID):
-		err = m.lostPod(ctx, e, p)
+		if err = m.readoptPod(ctx, p); err != nil {
+			err = m.lostPod(ctx, e, p, err)
+		}
 	case e.stopping:
 		err = m.StopPod(ctx, p.ID)
 	}
@@ -160,10 +162,10 @@ func (m *Manager) recoverPod(ctx context.Context, e *podEntry, kept map[string]k
 
 // lostPod records a pod whose namespaces are gone: after a reboot, or when
 // daemon and keeper died together.
-func (m *Manager) lostPod(ctx context.Context, e *podEntry, p *Pod) error {
+func (m *Manager) lostPod(ctx context.Context, e *podEntry, p *Pod, why error) error {
 	lost := *p
 	lost.StoppedAt = time.Now()
-	lost.Problem = "its namespaces are gone: the machine was restarted, or daemon and keeper died together"
+	lost.Problem = fmt.Sprintf("its namespaces are gone: %v", why)
 	if err := m.killAll(ctx, p.ID); err != nil {
 		return err
 	}
@@ -188,13 +190,19 @@ func (m *Manager) recoverContainer(ctx context.Context, id string, kept map[stri
 		return m.RemoveContainer(ctx, id)
 	case held:
 		return m.recoverHeld(ctx, e, c, k)
-	case !c.StartedAt.IsZero():
-		if err := m.kill(ctx, c); err != nil {
-			return err
-		}
-		return m.recordExit(ctx, e, keeper.Exit{Code: 255, At: time.Now(), Unknown: m.whyUnknown(c)})
+	case c.StartedAt.IsZero():
+		// Its process may have been made and not recorded: it starts from afresh.
+		return m.cfg.Runtime.Delete(ctx, c.ID, m.cgroupOf(c))
 	}
-	return nil
+	err = m.readoptContainer(ctx, c)
+	if err == nil {
+		m.exits.began(c.ID)
+		return nil
+	}
+	if err := m.kill(ctx, c); err != nil {
+		return err
+	}
+	return m.recordExit(ctx, e, keeper.Exit{Code: 255, At: time.Now(), Unknown: m.whyUnknown(c, err)})
 }
 
 // recoverHeld handles a container that the keeper has: it runs, ended meanwhile,
@@ -217,11 +225,11 @@ func (m *Manager) recoverHeld(ctx context.Context, e *containerEntry, c *Contain
 	return nil
 }
 
-func (m *Manager) whyUnknown(c *Container) string {
+func (m *Manager) whyUnknown(c *Container, why error) string {
 	if c.BootID != m.cfg.BootID {
 		return "the machine was restarted while it ran"
 	}
-	return "daemon and keeper died while it ran, so that nobody saw its end"
+	return fmt.Sprintf("daemon and keeper died while it ran: %v", why)
 }
 
 // dropStrangers releases what the keeper holds and no record knows.

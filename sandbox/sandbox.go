@@ -71,6 +71,11 @@ type Runtime interface {
 	Delete(ctx context.Context, id, cgroup string) error
 	// DiskUse walks the container's writable layer.
 	DiskUse(ctx context.Context, id string) (oci.DiskUse, error)
+	// Readopt, ReadoptInit and PodFiles take over what outlived both daemon and
+	// keeper.
+	Readopt(ctx context.Context, b oci.Bundle, p oci.Started) error
+	ReadoptInit(ctx context.Context, podID, cgroup string) error
+	PodFiles(p oci.Started) (map[string]*os.File, error)
 }
 
 // Cgroups is what limits, measures and kills containers as groups; *oci.Runtime

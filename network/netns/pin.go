@@ -66,6 +66,21 @@ func holds(path string, fd int) (bool, error) {
 	return false, nil
 }
 
+// Pinned opens the network namespace that is pinned on path; the file is the
+// caller's. A plain file there, or one of another kind, is an error.
+func Pinned(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open pinned namespace %s: %w", path, err)
+	}
+	// NS_GET_NSTYPE (ioctl_ns(2)) tells a network namespace from all else.
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot open pinned namespace %s: it is no network namespace", path)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // Unpin takes the name away; what never was there is no error. The namespace
 // lives on as long as a descriptor or process is in it.
 func Unpin(path string) error {

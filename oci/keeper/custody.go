@@ -9,10 +9,18 @@ import (
 
 // Hold takes files, by name, into custody under a pod's id.
 func (c *Client) Hold(ctx context.Context, id string, files map[string]*os.File) error {
-	k := &Kept{Item: Item{ID: id, Kind: KindPod}, FDs: files}
+	return c.Adopt(ctx, Item{ID: id, Kind: KindPod}, files)
+}
+
+// Adopt takes an item into custody that exists already, such as a process that
+// outlived an earlier daemon and keeper, with its files by name. They become the
+// client's.
+func (c *Client) Adopt(ctx context.Context, item Item, files map[string]*os.File) error {
+	id, k := item.ID, &Kept{Item: item, FDs: files}
 	c.mu.Lock()
 	if c.items[id] != nil {
 		c.mu.Unlock()
+		k.close()
 		return fmt.Errorf("cannot hold %s: it is kept already", id)
 	}
 	c.items[id] = k

@@ -109,28 +109,6 @@ func TestKeeperKilledWithAnIdlePod(t *testing.T) {
 	equal(t, "namespaces", reader.Output("stdout"), writer.Output("stdout"))
 }
 
-// TestBothKilled: the next serve knows its pods and can remove them.
-func TestBothKilled(t *testing.T) {
-	i := harness.New(t)
-	pod := i.RunPod()
-	c := pod.Run("c", i.Image(probe), sleeper)
-	pid := c.PID()
-	i.Kill()
-	i.KillKeeper()
-	i.Start()
-	resp, err := i.Runtime.ListPodSandbox(i.Context(), &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	equal(t, "pods", len(resp.Items), 1)
-	pod.Stop()
-	// Recovery ends what nobody can hold any more; the kernel takes its time for it.
-	i.Wait("the end of "+harness.Describe(pid), func() bool { return !harness.Alive(pid) })
-	if s := c.Status(); s.ExitCode != 255 || s.Reason != "Unknown" {
-		t.Errorf("an exit that nobody could see is reported as code %d, reason %q", s.ExitCode, s.Reason)
-	}
-}
-
 // goesOn wants the counter to write more lines from now on.
 func goesOn(t *testing.T, c *harness.Container, when string) {
 	t.Helper()

@@ -1,0 +1,129 @@
+package faults_test
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cri-box/cri-box/test/harness"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// killBoth kills daemon and keeper so that neither can hand anything to the other.
+func killBoth(i *harness.Instance) {
+	keeper := i.Keeper()
+	syscall.Kill(keeper, syscall.SIGSTOP) // it shall not outlive the daemon by a line
+	i.Kill()
+	syscall.Kill(keeper, syscall.SIGKILL)
+	i.Wait("the keeper's end", func() bool { return !harness.Alive(keeper) })
+}
+
+// TestBothKilled: what nobody holds any more is found again by its name or its
+// process. Containers live, logs go on and lose no whole line, namespaces and
+// shared memory are the same, exits are seen.
+func TestBothKilled(t *testing.T) {
+	i := harness.New(t)
+	image := i.Image("busybox")
+	pod := i.RunPod()
+	counter := pod.Run("counter", image, []string{"/bin/workload", "count", "5"})
+	polite := pod.Run("polite", image, []string{"/bin/workload", "on-term", "7"})
+	polite.WaitOutput("ready")
+	counter.WaitOutput("3\n")
+	polite.MustExec("/bin/sh", "-c", "echo kept > /dev/shm/file")
+	idle := i.RunPod() // without a process
+	shared := i.RunPod(func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+	})
+	member := shared.Run("member", image, []string{"/bin/workload", "sleep-forever"})
+	pid, ns := counter.PID(), namespaces(counter.PID())
+	idleIP := idle.Status().Network.Ip
+
+	killBoth(i)
+	i.Start()
+
+	for _, p := range []*harness.Pod{pod, idle, shared} {
+		if s := p.Status().State; s != runtimeapi.PodSandboxState_SANDBOX_READY {
+			t.Errorf("a pod is %v", s)
+		}
+	}
+	for _, c := range []*harness.Container{counter, polite, member} {
+		if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Fatalf("container %s is %v: %s", c.Config.Metadata.Name, s.State, s.Message)
+		}
+	}
+	if got := counter.PID(); got != pid {
+		t.Errorf("the counter is process %d, it was %d", got, pid)
+	}
+	late := pod.Run("late", image, []string{"/bin/workload", "sleep-forever"})
+	if got := namespaces(late.PID()); !slices.Equal(got, ns) {
+		t.Errorf("namespaces of a later container: %q, want %q", got, ns)
+	}
+	if got := late.MustExec("/bin/cat", "/dev/shm/file"); got != "kept\n" {
+		t.Errorf("shared memory holds %q", got)
+	}
+	if got := harness.Namespace(shared.Run("other", image, []string{"/bin/workload", "sleep-forever"}).PID(), "pid"); got != harness.Namespace(member.PID(), "pid") {
+		t.Errorf("a later container is in pid namespace %s", got)
+	}
+	lines := len(counter.Logs())
+	i.Wait("the log to go on", func() bool { return len(counter.Logs()) > lines+5 })
+	counter.Stop(30)
+	whole(t, counter.Output("stdout"))
+	polite.Stop(30)
+	if s := polite.Status(); s.ExitCode != 7 && s.Reason != "Unknown" {
+		t.Errorf("exit code %d, reason %s: want 7, or Unknown", s.ExitCode, s.Reason)
+	}
+	i.PodConfig()
+	if c := idle.Run("first", image, []string{"/bin/sh", "-c", "ip -4 addr show eth0 2>/dev/null; cat /proc/net/fib_trie"}); !strings.Contains(waited(c), idleIP) {
+		t.Errorf("the idle pod's network has not its address %s: %s", idleIP, c.Output("stdout"))
+	}
+}
+
+func waited(c *harness.Container) string {
+	c.WaitExit()
+	return c.Output("stdout")
+}
+
+// TestBothKilledWhatCannotBeKept: a terminal's other end is gone, and so are those
+// that ended unseen: both are Unknown, and the next daemon removes them.
+func TestBothKilledWhatCannotBeKept(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	tty := pod.Run("tty", i.Image("busybox"), []string{"/bin/workload", "sleep-forever"}, func(c *runtimeapi.ContainerConfig) { c.Tty = true })
+	unseen := pod.Run("unseen", i.Image("busybox"), []string{"/bin/workload", "sleep-forever"})
+	created := pod.Create("created", i.Image("busybox"), []string{"/bin/workload", "on-term", "3"})
+	pids := []int{tty.PID(), unseen.PID()}
+	killBoth(i)
+	syscall.Kill(pids[1], syscall.SIGKILL)
+	i.Wait("its end", func() bool { return !harness.Alive(pids[1]) })
+	i.Start()
+	for _, c := range []*harness.Container{tty, unseen} {
+		s := c.WaitExit()
+		if s.Reason != "Unknown" && s.ExitCode != 137 || s.Reason == "Unknown" && (s.ExitCode != 255 || !strings.Contains(s.Message, "died")) {
+			t.Errorf("container %s: code %d, reason %q, message %q", c.Config.Metadata.Name, s.ExitCode, s.Reason, s.Message)
+		}
+	}
+	i.Wait("the end of what had a terminal", func() bool { return !harness.Alive(pids[0]) })
+	created.Start()
+	created.WaitOutput("ready")
+	created.Stop(20)
+	if s := created.Status(); s.ExitCode != 3 {
+		t.Errorf("exit code %d of a container that was created before, want 3", s.ExitCode)
+	}
+}
+
+func namespaces(pid int) []string {
+	return []string{harness.Namespace(pid, "net"), harness.Namespace(pid, "ipc"), harness.Namespace(pid, "uts")}
+}
+
+// whole wants every number from 0 to the last one, each once.
+func whole(t *testing.T, text string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for n, line := range lines[:len(lines)-1] {
+		if line != strconv.Itoa(n) {
+			t.Fatalf("line %d of the log is %q: lines were lost or repeated", n, line)
+		}
+	}
+}
