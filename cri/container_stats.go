@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/sandbox"
 	"google.golang.org/grpc"
@@ -118,6 +117,3 @@ func pressure(p *cgroup.Pressure) *runtimeapi.PsiStats {
 	}
 	return &runtimeapi.PsiStats{Full: line(p.Full), Some: line(p.Some)}
 }
-
-// device names the block devices of a measurement; see oci.DeviceName.
-func device(d cgroup.DeviceStats) string { return oci.DeviceName(d.Major, d.Minor) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,9 +133,36 @@ func (w *diskWalk) entry(dir int, name string, depth int) error {
 	return w.directory(fd, depth+1)
 }
 
+// maxDevices is how many names of devices are kept.
+const maxDevices = 1024
+
+// devices are the names of block devices, by number.
+var devices struct {
+	sync.Mutex
+	names map[uint64]string
+}
+
 // DeviceName is what Linux calls a block device, such as /dev/sda1, or
 // "major:minor" for what has no name.
 func DeviceName(major, minor uint64) string {
+	number := major<<32 | minor
+	devices.Lock()
+	name, ok := devices.names[number]
+	devices.Unlock()
+	if ok {
+		return name
+	}
+	name = readDeviceName(major, minor)
+	devices.Lock()
+	defer devices.Unlock()
+	if devices.names == nil || len(devices.names) >= maxDevices {
+		devices.names = map[uint64]string{}
+	}
+	devices.names[number] = name
+	return name
+}
+
+func readDeviceName(major, minor uint64) string {
 	name := fmt.Sprintf("%d:%d", major, minor)
 	f, err := os.Open("/sys/dev/block/" + name + "/uevent")
 	if err != nil {

@@ -60,6 +60,26 @@ func (m *Manager) ContainerUse(c *Container) (ContainerUse, error) {
 	return u, nil
 }
 
+// ContainerDetail is what a container uses, with what only metrics ask for.
+type ContainerDetail struct {
+	ContainerUse
+	Detail cgroup.Detail
+	Files  oci.OpenFiles
+}
+
+// ContainerDetail adds the rest to a measurement of a container that runs.
+func (m *Manager) ContainerDetail(u ContainerUse) (ContainerDetail, error) {
+	d := ContainerDetail{ContainerUse: u}
+	var counted, files error
+	d.Detail, counted = m.cfg.Cgroups.Detail(u.ID, m.cgroupOf(u.Container))
+	d.Files, files = m.cfg.Cgroups.OpenFiles(u.ID, m.cgroupOf(u.Container))
+	m.forgetGone(u.ID)
+	if err := errors.Join(counted, files); err != nil {
+		return d, fmt.Errorf("cannot measure container %s: %w", u.ID, err)
+	}
+	return d, nil
+}
+
 // forgetGone drops what a measurement kept of an object that was removed at the
 // same time.
 func (m *Manager) forgetGone(id string) {

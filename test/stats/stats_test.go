@@ -4,6 +4,7 @@
 package stats_test
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/cri-box/cri-box/test/harness"
@@ -17,3 +18,12 @@ const probe = "probe" // the image with /bin/workload
 var sleeper = []string{"/bin/workload", "sleep-forever"}
 
 func run(verb ...string) []string { return append([]string{"/bin/workload"}, verb...) }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func equal[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
