@@ -8,16 +8,13 @@
 package upstream
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/cri-box/cri-box/test/critest/images"
+	"github.com/cri-box/cri-box/test/critest/proxy"
 	"github.com/cri-box/cri-box/test/harness"
 )
 
@@ -54,34 +51,6 @@ func mirrored(i *harness.Instance) {
 // uplink, so a proxy inside it dials from where the test runs.
 func proxied(i *harness.Instance) {
 	i.T.Helper()
-	i.Node.Serve(i.T, proxyAddress, http.HandlerFunc(connect))
+	i.Node.Serve(i.T, proxyAddress, http.HandlerFunc(proxy.Connect))
 	harness.Env("HTTPS_PROXY=http://" + proxyAddress)(i)
-}
-
-// connect answers CONNECT (RFC 9110, section 9.3.6).
-func connect(w http.ResponseWriter, req *http.Request) {
-	if req.Method != http.MethodConnect {
-		http.Error(w, "this proxy knows CONNECT only", http.StatusMethodNotAllowed)
-		return
-	}
-	ctx, cancel := context.WithTimeout(req.Context(), 30*time.Second)
-	defer cancel()
-	there, err := (&net.Dialer{}).DialContext(ctx, "tcp", req.Host)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadGateway)
-		return
-	}
-	defer there.Close()
-	here, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer here.Close()
-	fmt.Fprint(here, "HTTP/1.1 200 Connection established\r\n\r\n")
-	go func() {
-		io.Copy(there, buffered)
-		there.Close()
-	}()
-	io.Copy(here, there)
 }
