@@ -155,8 +155,8 @@ type containerEntry struct {
 
 // A Stage is where a pod or container is in a list of steps.
 type Stage struct {
-	Name  string
-	Since time.Time
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
 }
 
 // atStage publishes each stage as it begins, and says how long it took.

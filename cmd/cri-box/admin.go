@@ -4,16 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"path/filepath"
+	"strings"
 
-	"github.com/cri-box/cri-box/cmd/cri-box/config"
 	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/oci/image"
 )
@@ -21,6 +19,9 @@ import (
 // The daemon's own socket, beside the CRI's, for what the CRI has no call for:
 // HTTP, for root only.
 const adminSocket = "admin.sock"
+
+// maxAnswer is how much of a refusal a client reads, in bytes.
+const maxAnswer = 64 << 10
 
 // startAdmin serves the admin socket until it is closed.
 func (d *daemon) startAdmin() (io.Closer, error) {
@@ -30,10 +31,19 @@ func (d *daemon) startAdmin() (io.Closer, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /images/import", d.importImages)
+	mux.HandleFunc("POST /images/pull", d.servePull)
+	mux.HandleFunc("GET /images/explain", d.explainImage)
 	mux.HandleFunc("GET /containers/{id}/calls", d.showCalls)
 	mux.HandleFunc("GET /network", d.showNetwork)
+	mux.HandleFunc("GET /why", d.serveWhy)
 	go http.Serve(listener, mux)
 	return listener, nil
+}
+
+// imported is an image of an archive.
+type imported struct {
+	ID   string   `json:"id"`
+	Tags []string `json:"tags"`
 }
 
 // importImages answers with the images in the archive at ?path=.
@@ -43,15 +53,27 @@ func (d *daemon) importImages(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	type line struct {
-		ID   string   `json:"id"`
-		Tags []string `json:"tags"`
-	}
-	var out []line
+	var out []imported
 	for _, i := range images {
-		out = append(out, line{i.ID, i.RepoTags})
+		out = append(out, imported{i.ID, i.RepoTags})
 	}
-	json.NewEncoder(w).Encode(out)
+	answer(w, out)
+}
+
+// explainImage answers with what a pull of ?ref= would do.
+func (d *daemon) explainImage(w http.ResponseWriter, r *http.Request) {
+	plan, err := d.images.Explain(r.Context(), r.FormValue("ref"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	answer(w, plan)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		slog.Debug("answer not taken", "err", err)
+	}
 }
 
 // showNetwork answers with a mode.Report: which network serves, why, what is missing.
@@ -78,72 +100,23 @@ func (d *daemon) showCalls(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, text)
 }
 
-// ask sends a request to the daemon that serves state.
-func ask(state, method, path string, body io.Reader) ([]byte, error) {
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// ask sends a request to the daemon that serves state. The caller closes the answer.
+func ask(ctx context.Context, state, method, path string) (io.ReadCloser, error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(state, adminSocket))
-	}}}
-	req, err := http.NewRequest(method, "http://cri-box"+path, body)
+	}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://cri-box"+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := client.Do(req)
+	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the daemon (is cri-box serve running with --state %s?): %w", state, errors.Unwrap(err))
 	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New(string(b))
-	}
-	return b, nil
-}
-
-// images is the role "images".
-func images(args []string) error {
-	f := flag.NewFlagSet("images import", flag.ContinueOnError)
-	state := f.String("state", config.DefaultState, "the daemon's state directory")
-	if len(args) == 0 || args[0] != "import" {
-		return errors.New("usage: cri-box images import [--state DIR] FILE")
-	}
-	if err := f.Parse(args[1:]); err != nil || f.NArg() != 1 {
-		return errors.New("usage: cri-box images import [--state DIR] FILE")
-	}
-	path, err := filepath.Abs(f.Arg(0))
-	if err != nil {
-		return err
-	}
-	b, err := ask(*state, http.MethodPost, "/images/import?path="+url.QueryEscape(path), nil)
-	if err != nil {
-		return fmt.Errorf("cannot import %s: %w", f.Arg(0), err)
-	}
-	var lines []struct {
-		ID   string   `json:"id"`
-		Tags []string `json:"tags"`
-	}
-	if err := json.Unmarshal(b, &lines); err != nil {
-		return err
-	}
-	for _, l := range lines {
-		fmt.Println(l.ID, l.Tags)
-	}
-	return nil
-}
-
-// explain is the role "explain".
-func explain(args []string) error {
-	f := flag.NewFlagSet("explain", flag.ContinueOnError)
-	state := f.String("state", config.DefaultState, "the daemon's state directory")
-	if err := f.Parse(args); err != nil || f.NArg() != 1 {
-		return errors.New("usage: cri-box explain [--state DIR] CONTAINER")
-	}
-	b, err := ask(*state, http.MethodGet, "/containers/"+f.Arg(0)+"/calls", nil)
-	if err != nil {
-		return fmt.Errorf("cannot explain %s: %w", f.Arg(0), err)
-	}
-	os.Stdout.Write(b)
-	return nil
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return nil, errors.Join(errors.New(strings.TrimSpace(string(b))), err)
 }

@@ -1,27 +1,36 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
+	"github.com/spf13/cobra"
 )
 
-// configure is the role "config".
-func configure(args []string) error {
-	switch {
-	case len(args) == 1 && args[0] == "default":
-		return config.WriteDefault(os.Stdout)
-	case len(args) == 2 && args[0] == "check":
-		_, files, err := config.Load(config.Source{Path: args[1]})
-		if err != nil {
-			return err
-		}
-		for _, file := range files {
-			fmt.Println(file, "is right")
-		}
-		return nil
+func configCommand(*node) *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Show or judge the configuration"}
+	c.AddCommand(&cobra.Command{
+		Use:   "default",
+		Short: "Print all settings with their meaning, what they accept, and their defaults",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return config.WriteDefault(os.Stdout) },
+	}, &cobra.Command{
+		Use:   "check FILE",
+		Short: "Judge a configuration file and conf.d beside it",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(_ *cobra.Command, args []string) error { return checkConfig(args[0]) },
+	})
+	return c
+}
+
+func checkConfig(path string) error {
+	_, files, err := config.Load(config.Source{Path: path})
+	if err != nil {
+		return fmt.Errorf("cannot use configuration:\n%w", err)
 	}
-	return errors.New("usage: cri-box config default, or cri-box config check FILE")
+	for _, file := range files {
+		fmt.Println(file, "is right")
+	}
+	return nil
 }

@@ -25,7 +25,7 @@ var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxRequest),
-		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered),
+		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
 		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), Info: d.info}).Register(server)

@@ -3,60 +3,57 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/spf13/cobra"
 )
 
 // version is set at build time to a semantic version: the kubelet refuses to
 // talk to a runtime without one.
 var version = "v0.0.0"
 
-// A role is what the binary does by its first argument.
-type role struct {
-	name string
-	help string // empty: not for people
-	run  func(args []string) error
+// inner are the roles that are not for people. They start nothing of the command
+// line: the keeper's memory counts.
+var inner = map[string]func() error{
+	keeper.RoleKeeper:  func() error { return keeper.Run(keeper.ListenerFD) },
+	keeper.RoleSpawner: func() error { return keeper.RunSpawner() },
 }
 
-func roles() []role {
-	return []role{
-		{"serve", "run the daemon: CRI server, images, network, containers", serve},
-		{"images", "import FILE: add images from an OCI layout or docker archive", images},
-		{"config", "default: print the configuration; check FILE: judge one", configure},
-		{"explain", "explain CONTAINER: the system calls that made it", explain},
-		{"version", "print the version", func([]string) error { fmt.Println(version); return nil }},
-		{keeper.RoleKeeper, "", func([]string) error { return keeper.RunRole(keeper.RoleKeeper) }},
-		{keeper.RoleSpawner, "", func([]string) error { return keeper.RunRole(keeper.RoleSpawner) }},
+func commands(n *node) []*cobra.Command {
+	return []*cobra.Command{
+		serveCommand(n),
+		runCommand(n), psCommand(n), podsCommand(n), logsCommand(n), execCommand(n), stopCommand(n), rmCommand(n),
+		imagesCommand(n),
+		explainCommand(n), whyCommand(n), eventsCommand(n),
+		configCommand(n), manCommand(n), versionCommand(n),
 	}
 }
 
 func main() {
 	if len(os.Args) > 1 {
-		for _, r := range roles() {
-			if r.name == os.Args[1] {
-				exit(r.run(os.Args[2:]))
-			}
+		if role := inner[os.Args[1]]; role != nil {
+			exit(role())
 		}
 	}
-	usage()
+	exit(root().Execute())
 }
 
+// An exitCode ends the program with a command's code; the command has said why.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
 func exit(err error) {
-	if err != nil {
+	var code exitCode
+	switch {
+	case errors.As(err, &code):
+		os.Exit(int(code))
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "cri-box:", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
-}
-
-func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cri-box COMMAND [FLAGS]")
-	for _, r := range roles() {
-		if r.help != "" {
-			fmt.Fprintf(os.Stderr, "  %-8s %s\n", r.name, r.help)
-		}
-	}
-	os.Exit(2)
 }

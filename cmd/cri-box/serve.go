@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -38,16 +36,10 @@ type daemon struct {
 	loaded    atomic.Pointer[loaded]
 	gate      chan struct{} // closed when recovery is done
 	hangups   chan os.Signal
+	failures  failures
 }
 
-func serve(args []string) error {
-	s, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func serve(s settings) error {
 	if err := setLog(s.config.Log); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -29,37 +28,23 @@ type settings struct {
 	listen, root, state string
 }
 
-// parse reads the command line of serve, and the configuration below it.
-func parse(args []string) (settings, error) {
-	var s settings
-	f := flag.NewFlagSet("serve", flag.ContinueOnError)
-	f.StringVar(&s.source.Path, "config", "", "configuration file (default "+config.Default+")")
-	for _, name := range []string{"listen", "root", "state"} {
-		f.Func(name, "setting "+name, func(path string) error {
-			abs, err := filepath.Abs(path)
-			s.source.Flags = append(s.source.Flags, name+"="+abs)
-			return err
-		})
-	}
-	for name, key := range map[string]string{"log-level": "log.level", "log-format": "log.format"} {
-		f.Func(name, "setting "+key, func(value string) error {
-			s.source.Flags = append(s.source.Flags, key+"="+value)
-			return nil
-		})
-	}
-	f.Func("set", "KEY=VALUE: any setting, such as image.max_concurrent_layers=8", func(pair string) error {
-		s.source.Flags = append(s.source.Flags, pair)
+// flag takes one flag of the command line. Paths may be relative there.
+func (s *settings) flag(key, value string, path bool) error {
+	if value == "" {
 		return nil
-	})
-	if err := f.Parse(args); err != nil {
-		return s, err
 	}
-	if f.NArg() > 0 {
-		return s, fmt.Errorf("cannot serve: %q is not a flag", f.Arg(0))
+	if path {
+		abs, err := filepath.Abs(value)
+		if err != nil {
+			return fmt.Errorf("cannot use %s: %w", value, err)
+		}
+		value = abs
 	}
-	return s, s.load()
+	s.source.Flags = append(s.source.Flags, key+"="+value)
+	return nil
 }
 
+// load reads the configuration that source names.
 func (s *settings) load() (err error) {
 	if s.config, s.files, err = config.Load(s.source); err != nil {
 		return fmt.Errorf("cannot use configuration:\n%w", err)

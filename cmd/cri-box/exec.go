@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func execCommand(n *node) *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "exec CONTAINER COMMAND [ARGUMENT...]",
+		Short: "Run a command in a container; its exit code becomes ours",
+		Long: "Run a command in a container and print what it wrote once it has ended. The\n" +
+			"exit code is the command's.",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			bound := time.Duration(0)
+			if timeout > 0 {
+				bound = timeout + callBound
+			}
+			return n.withClient(bound, func(ctx context.Context, c *client) error { return c.exec(ctx, args[0], args[1:], timeout) })
+		},
+	}
+	c.Flags().DurationVar(&timeout, "timeout", 0, "kill the command after this time, such as 30s")
+	c.Flags().SetInterspersed(false) // the command has flags of its own
+	return c
+}
+
+func (c *client) exec(ctx context.Context, ref string, command []string, timeout time.Duration) error {
+	x, err := c.container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	resp, err := c.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: x.Id, Cmd: command, Timeout: int64((timeout + time.Second - 1) / time.Second)})
+	if err != nil {
+		return err
+	}
+	os.Stdout.Write(resp.Stdout)
+	os.Stderr.Write(resp.Stderr)
+	if resp.ExitCode != 0 {
+		return exitCode(resp.ExitCode)
+	}
+	return nil
+}

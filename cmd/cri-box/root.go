@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/cri-box/cri-box/cmd/cri-box/config"
+	"github.com/spf13/cobra"
+)
+
+// A node is what the flags that all commands share say: which daemon is meant,
+// and how to show what it answers.
+type node struct {
+	config string
+	state  string
+	format string
+}
+
+func root() *cobra.Command {
+	n := &node{}
+	c := &cobra.Command{
+		Use:   "cri-box",
+		Short: "The container side of a Kubernetes node, in one binary",
+		Long: "cri-box serves the Container Runtime Interface to the kubelet: images, pods, their\n" +
+			"network, and containers. The other commands speak with the daemon over the same\n" +
+			"socket as the kubelet, and show what it does.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	c.PersistentFlags().StringVar(&n.config, "config", "", "configuration `file` (default "+config.Default+")")
+	c.PersistentFlags().StringVar(&n.state, "state", "", "the daemon's state `directory` (default "+config.DefaultState+")")
+	c.PersistentFlags().StringVarP(&n.format, "output", "o", "table", "table, or json for programs")
+	c.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if n.format != "table" && n.format != "json" {
+			return fmt.Errorf("cannot show %q: the output is table or json", n.format)
+		}
+		return nil
+	}
+	c.AddCommand(commands(n)...)
+	return c
+}
+
+// settings finds the daemon as serve would: from the configuration, or for a
+// state directory of its own. A configuration that is wrong does not keep anybody
+// from the daemon that still runs with the one before.
+func (n *node) settings() (settings, error) {
+	s := settings{source: config.Source{Path: n.config}}
+	if err := s.flag("state", n.state, true); err != nil {
+		return s, err
+	}
+	err := s.load()
+	if err == nil {
+		return s, nil
+	}
+	fmt.Fprintln(os.Stderr, "cri-box: looking for the daemon in the usual place:", err)
+	s.config = config.New()
+	if n.state != "" {
+		s.config.State = n.state
+	}
+	s.listen, s.root, s.state = s.config.Socket(), s.config.Root, s.config.State
+	return s, nil
+}

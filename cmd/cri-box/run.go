@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// What `cri-box run` makes is known by its namespace and this label.
+const (
+	runNamespace = "cri-box-run"
+	runLabel     = "cri-box/run"
+)
+
+// stopGrace is how long a container has to end after an interrupt.
+const stopGrace = 10 * time.Second
+
+type runOptions struct {
+	image                string
+	command              []string
+	name, user, workdir  string
+	network, pid         string
+	memory               string
+	cpus                 float64
+	ports, volumes, vars []string
+	remove, detach       bool
+	privileged           bool
+}
+
+func runCommand(n *node) *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run IMAGE [COMMAND [ARGUMENT...]]",
+		Short: "Run a container in a pod of its own",
+		Long: "Run a container in a pod of its own, over the same socket as the kubelet. The\n" +
+			"image is pulled if it is not here. Without --detach the log is printed until\n" +
+			"the container ends, and its exit code becomes ours; an interrupt stops it.\n" +
+			"On a node with a kubelet, that removes pods it does not know.",
+		Example: "  cri-box run --rm -p 8080:80 nginx\n  cri-box run --memory 64MiB -v /srv:/data:ro -e A=1 busybox sh -c 'ls /data'",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.image, o.command = args[0], args[1:]
+			return n.withClient(0, func(ctx context.Context, c *client) error { return c.run(ctx, &o) })
+		},
+	}
+	f := c.Flags()
+	f.SetInterspersed(false) // the command has flags of its own
+	f.StringVar(&o.name, "name", "", "`name` of pod and container (default made from the image's)")
+	f.StringArrayVarP(&o.ports, "publish", "p", nil, "host port to container port, as `[IP:]HOST:CONTAINER[/udp]`")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "directory or file of the host, as `SOURCE:TARGET[:ro]`")
+	f.StringArrayVarP(&o.vars, "env", "e", nil, "variable, as `NAME=VALUE`, or NAME for ours")
+	f.StringVar(&o.memory, "memory", "", "limit, such as 64MiB")
+	f.Float64Var(&o.cpus, "cpus", 0, "limit in processors, such as 0.5")
+	f.StringVarP(&o.user, "user", "u", "", "`user[:group]`, names of the image or numbers; a group needs a number for the user")
+	f.StringVarP(&o.workdir, "workdir", "w", "", "working `directory`")
+	f.StringVar(&o.network, "network", "pod", "pod or host")
+	f.StringVar(&o.pid, "pid", "container", "container or host")
+	f.BoolVar(&o.privileged, "privileged", false, "all capabilities and devices")
+	f.BoolVar(&o.remove, "rm", false, "remove it once it has ended")
+	f.BoolVarP(&o.detach, "detach", "d", false, "print the container's id and leave it running")
+	return c
+}
+
+// run makes pod and container, and unless it is detached stays until the end.
+func (c *client) run(ctx context.Context, o *runOptions) (err error) {
+	if o.remove && o.detach {
+		return errors.New("cannot both --detach and --rm: nobody would be there to remove it")
+	}
+	if o.name == "" {
+		o.name = defaultName(o.image)
+	}
+	pod, container, err := o.configs(filepath.Join(c.settings.root, "run", o.name))
+	if err != nil {
+		return err
+	}
+	if err := c.need(ctx, o.image); err != nil {
+		return err
+	}
+	podID, id, err := c.start(ctx, pod, container)
+	if err != nil {
+		return errors.Join(err, c.dropPod(context.WithoutCancel(ctx), podID))
+	}
+	if o.detach {
+		fmt.Println(id)
+		return nil
+	}
+	code, err := c.stay(ctx, id)
+	if o.remove {
+		err = errors.Join(err, c.dropPod(context.WithoutCancel(ctx), podID))
+	}
+	if err == nil && code != 0 {
+		err = exitCode(code)
+	}
+	return err
+}
+
+// defaultName is the last word of the image's name, with something that no other has.
+func defaultName(image string) string {
+	name, _, _ := strings.Cut(image[strings.LastIndexByte(image, '/')+1:], "@")
+	name, _, _ = strings.Cut(name, ":")
+	return name + "-" + strings.ToLower(rand.Text()[:6])
+}
+
+// need pulls the image if the node does not have it.
+func (c *client) need(ctx context.Context, image string) error {
+	resp, err := c.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}})
+	if err != nil || resp.Image != nil {
+		return err
+	}
+	_, err = c.pull(ctx, image)
+	return err
+}
+
+func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, container *runtimeapi.ContainerConfig) (podID, id string, err error) {
+	if err := os.MkdirAll(pod.LogDirectory, 0o755); err != nil {
+		return "", "", fmt.Errorf("cannot make log directory: %w", err)
+	}
+	up, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if err != nil {
+		return "", "", errors.Join(err, dropLogs(c.settings.root, pod.Metadata.Name))
+	}
+	made, err := c.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: up.PodSandboxId, Config: container, SandboxConfig: pod})
+	if err != nil {
+		return up.PodSandboxId, "", err
+	}
+	_, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
+	return up.PodSandboxId, made.ContainerId, err
+}
+
+// stay prints the container's log until it ends, stops it when we are
+// interrupted, and returns its exit code. The pod's network ends with it.
+func (c *client) stay(ctx context.Context, id string) (int32, error) {
+	always := context.WithoutCancel(ctx)
+	followed := c.logs(ctx, id, logOptions{follow: true, tail: -1})
+	if ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "cri-box: stopping it")
+		if _, err := c.stopContainer(always, id, stopGrace); err != nil {
+			return 0, err
+		}
+	}
+	if followed != nil && ctx.Err() == nil {
+		return 0, followed
+	}
+	resp, err := c.runtime.ContainerStatus(always, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return 0, err
+	}
+	s := resp.Status
+	if s.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+		return 0, errors.New("the daemon went away; the container may still run: `cri-box ps`")
+	}
+	if s.Reason != "Completed" && s.Reason != "Error" {
+		fmt.Fprintf(os.Stderr, "cri-box: the container ended: %s: %s\n", s.Reason, visible(s.Message))
+	}
+	x, err := c.container(always, id)
+	if err == nil {
+		_, err = c.runtime.StopPodSandbox(always, &runtimeapi.StopPodSandboxRequest{PodSandboxId: x.PodSandboxId})
+	}
+	return s.ExitCode, err
+}
+
+// dropPod stops and removes a pod with all in it, and the logs of one that `run`
+// made. An empty id is none.
+func (c *client) dropPod(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
+	resp, err := c.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		return err
+	}
+	if _, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		return err
+	}
+	if _, err := c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		return err
+	}
+	if m := resp.GetStatus().GetMetadata(); m.GetNamespace() == runNamespace {
+		return dropLogs(c.settings.root, m.GetName())
+	}
+	return nil
+}
+
+// dropLogs removes <root>/run/<name>, and run when it is empty.
+func dropLogs(dir, name string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove logs: %w", err)
+	}
+	defer root.Close()
+	if err := root.RemoveAll(filepath.Join("run", name)); err != nil {
+		return fmt.Errorf("cannot remove logs: %w", err)
+	}
+	root.Remove("run") // fails as long as there are others
+	return nil
+}

@@ -1,0 +1,85 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/test/harness"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// inspect is the verbose part of a container's status.
+func inspect(i *harness.Instance, id string) string {
+	i.T.Helper()
+	resp, err := i.Runtime.ContainerStatus(i.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		i.T.Fatal(err)
+	}
+	return resp.Info["info"]
+}
+
+// TestImages: pull, list, remove.
+func TestImages(t *testing.T) {
+	i := harness.New(t)
+	img := harness.TestImage(t, busybox)
+	ref := i.Push(busybox, img)
+	if id := must(i, "images", "pull", ref); id != img.ID()+"\n" {
+		t.Errorf("pull prints %q, the image is %s", id, img.ID())
+	}
+	if table := must(i, "images", "ls"); !strings.Contains(table, ref+"  "+img.ID()[7:19]+"  ") || !strings.Contains(table, " MiB") {
+		t.Errorf("ls prints\n%s", table)
+	}
+	var list []struct{ ID string }
+	if err := json.Unmarshal([]byte(must(i, "images", "ls", "-o", "json")), &list); err != nil || len(list) != 1 || list[0].ID != img.ID() {
+		t.Errorf("ls -o json: %v %v", list, err)
+	}
+	must(i, "images", "rm", ref)
+	if r := cli(i, "images", "rm", ref); r.code != 1 || !strings.Contains(r.err, "there is no image") {
+		t.Errorf("removing what is not there: %+v", r)
+	}
+	if r := cli(i, "images", "pull", "127.0.0.1:1/x"); r.code != 1 || !strings.HasPrefix(r.err, "cri-box: RegistryUnavailable: cannot pull 127.0.0.1:1/x") {
+		t.Errorf("pull from where nobody is: %+v", r)
+	}
+	if r := cli(i, "images", "pull", ref+"x"); r.code != 1 || !strings.Contains(r.err, "not found") {
+		t.Errorf("pull of what is not there: %+v", r)
+	}
+}
+
+// TestImagesExplain: the hosts in order, with what hosts.toml says of each.
+func TestImagesExplain(t *testing.T) {
+	certs := t.TempDir()
+	dir := filepath.Join(certs, "example.org")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	hosts := "server = 'https://example.org'\n[host.'http://mirror.test:5000']\ncapabilities = ['pull']\n[host.'https://other.test']\nskip_verify = true\n[host.'https://other.test'.header]\nX-Token = 'very-secret'\n"
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	i := harness.New(t, harness.Config(fmt.Sprintf("image.certs_dirs = [%q]", certs)), harness.Env("HTTPS_PROXY=http://user:very-secret@proxy.test:3128"))
+	out := must(i, "images", "explain", "-o", "json", "example.org/a/b")
+	var plan image.Plan
+	if err := json.Unmarshal([]byte(out), &plan); err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("%+v", plan)
+	want := fmt.Sprintf("%+v", image.Plan{Name: "example.org/a/b:latest", Directory: dir, Hosts: []image.Host{
+		{URL: "http://mirror.test:5000/v2", TLS: "none"},
+		{URL: "https://other.test/v2", Resolve: true, TLS: "not checked", Proxy: "http://proxy.test:3128", Headers: []string{"X-Token"}},
+		{URL: "https://example.org/v2", Resolve: true, TLS: "system", Proxy: "http://proxy.test:3128"},
+	}})
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if table := must(i, "images", "explain", "example.org/a/b"); strings.Contains(table+out, "very-secret") {
+		t.Errorf("a secret is shown:\n%s", table)
+	}
+	if out := must(i, "images", "explain", "busybox"); !strings.Contains(out, "docker.io/library/busybox:latest") || !strings.Contains(out, "https://registry-1.docker.io/v2") {
+		t.Errorf("a short name:\n%s", out)
+	}
+}
