@@ -18,8 +18,8 @@ var version = "v0.0.0"
 // inner are the roles that are not for people. They start nothing of the command
 // line: the keeper's memory counts.
 var inner = map[string]func() error{
-	keeper.RoleKeeper:  func() error { return keeper.Run(keeper.ListenerFD) },
-	keeper.RoleSpawner: func() error { return keeper.RunSpawner() },
+	keeper.RoleKeeper:  func() error { return keeper.RunRole(keeper.RoleKeeper) },
+	keeper.RoleSpawner: func() error { return keeper.RunRole(keeper.RoleSpawner) },
 }
 
 func commands(n *node) []*cobra.Command {
