@@ -73,11 +73,12 @@ func (x *exits) take() []keeper.Item {
 
 // OnExit is where the keeper's client reports (keeper.Config).
 func (m *Manager) OnExit(i keeper.Item) {
-	if i.Kind == keeper.KindExec {
+	switch {
+	case i.Kind == keeper.KindExec:
 		m.execExited(i)
-		return
+	case len(i.ID) == idDigits:
+		m.exits.put(i) // else it is a pod's init, whose end is its pod's stop
 	}
-	m.exits.put(i)
 }
 
 // WatchExits records ended containers until ctx ends.

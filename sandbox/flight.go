@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -19,6 +20,7 @@ var errAbandoned = fmt.Errorf("nobody asked for it again within %v", retryBound)
 type flights struct {
 	mu    sync.Mutex
 	byKey map[string]*flight
+	bound time.Duration // 0 is retryBound
 }
 
 type flight struct {
@@ -75,7 +77,10 @@ func (f *flights) begin(ctx context.Context, key string, request any, work fligh
 	}
 	f.byKey[key] = fl
 	go func() {
-		fl.id, fl.err = work.do(ctx)
+		fl.err = guarded(ctx, key, func(ctx context.Context) (err error) {
+			fl.id, err = work.do(ctx)
+			return err
+		})
 		cancel(nil)
 		f.mu.Lock()
 		if fl.err != nil && f.byKey[key] == fl {
@@ -104,7 +109,11 @@ func (f *flights) leave(key string, fl *flight, work flightWork) {
 	if fl.waiters > 0 || f.byKey[key] != fl {
 		return
 	}
-	fl.timer = time.AfterFunc(retryBound, func() { f.abandon(key, fl, work) })
+	bound := retryBound
+	if f.bound > 0 {
+		bound = f.bound
+	}
+	fl.timer = time.AfterFunc(bound, func() { f.abandon(key, fl, work) })
 }
 
 // abandon takes back what nobody came for.
@@ -118,8 +127,11 @@ func (f *flights) abandon(key string, fl *flight, work flightWork) {
 	f.mu.Unlock()
 	fl.cancel(errAbandoned)
 	<-fl.done
-	if fl.err == nil {
-		work.drop(context.Background(), fl.id)
+	if fl.err != nil {
+		return
+	}
+	if err := work.drop(context.Background(), fl.id); err != nil {
+		slog.Error("cannot take back what nobody came for", "id", fl.id, "err", err)
 	}
 }
 

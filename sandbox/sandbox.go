@@ -265,9 +265,12 @@ func (m *Manager) currentContainer(e *containerEntry) *Container {
 	return e.ctr
 }
 
-// newID returns 64 lower-case hex digits.
+// idDigits is the length of every id.
+const idDigits = 64
+
+// newID returns idDigits lower-case hex digits.
 func newID() string {
-	var b [32]byte
+	var b [idDigits / 2]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
