@@ -27,6 +27,7 @@ type lease struct {
 	Name      string                `json:"name"`
 	IPs       []netip.Addr          `json:"ips"`
 	Ports     []network.PortMapping `json:"ports,omitempty"`
+	Bandwidth network.Bandwidth     `json:"bandwidth,omitzero"`
 }
 
 const (
@@ -133,8 +134,11 @@ func (l *leases) claim(pod network.Pod, ports []network.PortMapping) (lease, err
 		return lease{}, err
 	}
 	one, ok := l.byID[pod.ID]
-	if ok && slices.Equal(one.Ports, ports) {
+	if ok && slices.Equal(one.Ports, ports) && one.Bandwidth == pod.Bandwidth {
 		return one, nil
+	}
+	if err := l.freeNameLocked(pod.ID); !ok && err != nil {
+		return lease{}, err
 	}
 	if !ok {
 		ips, err := l.pickLocked()
@@ -143,7 +147,7 @@ func (l *leases) claim(pod network.Pod, ports []network.PortMapping) (lease, err
 		}
 		one = lease{Version: leaseVersion, Pod: pod.ID, Namespace: pod.Namespace, Name: pod.Name, IPs: ips}
 	}
-	one.Ports = ports
+	one.Ports, one.Bandwidth = ports, pod.Bandwidth
 	return one, l.saveLocked(one)
 }
 
@@ -260,6 +264,32 @@ func (l *leases) writeLocked(name string, data []byte) error {
 		return fmt.Errorf("cannot write lease: %w", err)
 	}
 	return nil
+}
+
+// freeNameLocked refuses an id that begins as another pod's does: their interfaces
+// would have one name. It happens once in millions of pods, and the next id is fine.
+func (l *leases) freeNameLocked(id string) error {
+	if other, alike := l.alikeLocked(id); alike {
+		return fmt.Errorf("cannot name the interface of pod %s: it would be that of %s; make the pod with another id", short(id), other)
+	}
+	return nil
+}
+
+func (l *leases) alikeLocked(id string) (lease, bool) {
+	for other, one := range l.byID {
+		if other != id && other[:8] == id[:8] {
+			return one, true
+		}
+	}
+	return lease{}, false
+}
+
+// alike says whether the interface named after id is another pod's.
+func (l *leases) alike(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, alike := l.alikeLocked(id)
+	return alike
 }
 
 // freePortsLocked refuses ports that another pod has. The kernel's map would

@@ -148,16 +148,30 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 	}
 	w := &wire{name: n.linkName(pod.ID), mac: podMAC(pod.ID), netns: pod.NetNS}
 	err = n.queue.do(ctx, func() error {
+		if err := n.checkTaken(ports); err != nil {
+			return err
+		}
 		if err := n.connect(w, &held); err != nil {
 			return err
 		}
 		return n.publish(w, held)
 	})
 	if err != nil {
-		return network.Result{}, err
+		return network.Result{}, withOwner(err)
 	}
 	n.flows.arrived(held)
 	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.hostEnd.Attrs().MTU}, nil
+}
+
+// checkTaken refuses ports that somebody beside this instance's pods has.
+func (n *Network) checkTaken(ports []network.PortMapping) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	if err := checkHost(ports); err != nil {
+		return err
+	}
+	return n.nft.do(func(conn *nftables.Conn) error { return n.rules.checkOthers(conn, ports) })
 }
 
 func (n *Network) usable(id string) error {
@@ -178,6 +192,9 @@ func (n *Network) connect(w *wire, held *lease) (err error) {
 		return err
 	}
 	if err := w.up(); err != nil {
+		return err
+	}
+	if err := w.limit(held.Bandwidth); err != nil {
 		return err
 	}
 	if err := n.route(w, held); err != nil {
@@ -244,7 +261,14 @@ func (n *Network) detach(ctx context.Context, id string) error {
 		if !known || len(held.Ports) > 0 {
 			unpublish = n.nft.do(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, held) })
 		}
-		return errors.Join(unpublish, n.down(id))
+		if !known && n.leases.alike(id) {
+			return unpublish
+		}
+		var unlimit error
+		if !known || held.Bandwidth.Egress > 0 {
+			unlimit = n.remove(ifbName(n.linkName(id)))
+		}
+		return errors.Join(unpublish, n.down(id), unlimit)
 	})
 	if err != nil {
 		return err // the lease stays, so that nobody gets an address still in use
@@ -260,6 +284,18 @@ func (n *Network) down(id string) error {
 	}
 	if err != nil && !gone(err) {
 		return fmt.Errorf("cannot take interface %s down: %w", n.linkName(id), err)
+	}
+	return nil
+}
+
+// remove removes an interface; that there is none is no error.
+func (n *Network) remove(name string) error {
+	link, err := n.host.LinkByName(name)
+	if err == nil {
+		err = n.host.LinkDel(link)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("cannot remove interface %s: %w", name, err)
 	}
 	return nil
 }
@@ -302,15 +338,11 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 	prefix := linkPrefix(n.instance)
 	for _, link := range links {
 		name := link.Attrs().Name
-		if !strings.HasPrefix(name, prefix) || len(name) != len(prefix)+8 || keep(name[len(prefix):]) {
+		rest, ours := strings.CutPrefix(name, prefix)
+		if !ours || len(rest) != 8 && len(rest) != len(ifbName("12345678")) || keep(rest[:8]) {
 			continue
 		}
-		errs = append(errs, n.queue.do(ctx, func() error {
-			if err := n.host.LinkDel(link); err != nil && !gone(err) {
-				return fmt.Errorf("cannot remove interface %s: %w", name, err)
-			}
-			return nil
-		}))
+		errs = append(errs, n.queue.do(ctx, func() error { return n.remove(name) }))
 	}
 	return errors.Join(errs...)
 }
