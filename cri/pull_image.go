@@ -2,9 +2,11 @@ package cri
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/spec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -13,6 +15,9 @@ func (s *Server) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) 
 	name := r.GetImage().GetImage()
 	if name == "" {
 		return nil, missing("image.image")
+	}
+	if h := r.GetImage().GetRuntimeHandler(); h != "" {
+		return nil, fmt.Errorf("image.runtime_handler %q is not known: %w", h, spec.ErrInvalid)
 	}
 	img, err := s.Images.Pull(ctx, name, auth(r.GetAuth()), func(p image.Progress) {
 		slog.Debug("pulling", "image", name, "bytes", p.Bytes, "total", p.Total, "layers_done", p.Done, "layers", p.Layers)

@@ -24,6 +24,9 @@ func ValidateContainer(c *runtimeapi.ContainerConfig, pod *runtimeapi.PodSandbox
 	if c.GetImage().GetImage() == "" {
 		wrong.add("image.image is empty")
 	}
+	if h := c.GetImage().GetRuntimeHandler(); h != "" {
+		wrong.add("image.runtime_handler %q is not known", h)
+	}
 	if p := c.GetLogPath(); p != "" && (!filepath.IsLocal(p) || path.Clean(p) == "." || hasDotDot(p) || hasControl(p)) {
 		wrong.add("log_path %q must be a file below log_directory: relative and without ..", p)
 	}

@@ -1,0 +1,346 @@
+package critest_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// nothing is the id of nothing.
+var nothing = strings.Repeat("0", 64)
+
+// TestIdempotence: each idempotent call on what never was, and twice.
+func TestIdempotence(t *testing.T) {
+	clause(t, "This call is idempotent, and must not return an error if")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run()
+	type target struct{ container, pod, image string }
+	for _, id := range []target{{nothing, nothing, "registry.invalid/not/there:1"}, {c.id, p.id, ""}} {
+		for _, call := range []struct {
+			name string
+			do   func() error
+		}{
+			{"StopContainer", func() error {
+				_, err := n.runtime.StopContainer(n.ctx(), &runtimeapi.StopContainerRequest{ContainerId: id.container})
+				return err
+			}},
+			{"RemoveContainer", func() error {
+				_, err := n.runtime.RemoveContainer(n.ctx(), &runtimeapi.RemoveContainerRequest{ContainerId: id.container})
+				return err
+			}},
+			{"StopPodSandbox", func() error {
+				_, err := n.runtime.StopPodSandbox(n.ctx(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: id.pod})
+				return err
+			}},
+			{"RemovePodSandbox", func() error {
+				_, err := n.runtime.RemovePodSandbox(n.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id.pod})
+				return err
+			}},
+			{"RemoveImage", func() error {
+				if id.image == "" {
+					return nil
+				}
+				_, err := n.images.RemoveImage(n.ctx(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id.image}})
+				return err
+			}},
+		} {
+			for time := range 2 {
+				if err := call.do(); err != nil {
+					t.Errorf("%s of %v, time %d: %v", call.name, id, time+1, err)
+				}
+			}
+		}
+	}
+}
+
+// TestConcurrentStops: the shortest grace wins, and all of them succeed.
+func TestConcurrentStops(t *testing.T) {
+	clause(t, "StopContainer stops a running container with a grace period (i.e., timeout).")
+	n := newNode(t)
+	c := n.pod().run(script("trap '' TERM; while :; do sleep 1; done"))
+	var wg sync.WaitGroup
+	began := time.Now()
+	for _, grace := range []int64{40, 30, 1} {
+		wg.Go(func() {
+			if _, err := n.runtime.StopContainer(n.ctx(), &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: grace}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	equal(t, "exit code", c.status().ExitCode, 137)
+}
+
+// TestRemoveWhileCreating: one of the two comes first; nothing hangs and nothing
+// is left.
+func TestRemoveWhileCreating(t *testing.T) {
+	clause(t, "RemovePodSandbox removes the sandbox. If there are any running containers")
+	n := newNode(t)
+	for range 5 {
+		p := n.pod()
+		var wg sync.WaitGroup
+		wg.Go(func() { p.try() }) // it may fail: its pod goes away
+		wg.Go(func() {
+			if _, err := n.runtime.RemovePodSandbox(n.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		if _, err := n.runtime.RemovePodSandbox(n.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+			t.Error(err)
+		}
+		list, err := n.runtime.ListContainers(n.ctx(), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "containers left", len(list.Containers), 0)
+	}
+}
+
+// TestNotFound: what the kubelet tells apart by its code.
+func TestNotFound(t *testing.T) {
+	clause(t, "ContainerStatus returns status of the container. If the container is not")
+	n := newNode(t)
+	for name, call := range map[string]func() error{
+		"ContainerStatus": func() error {
+			_, err := n.runtime.ContainerStatus(n.ctx(), &runtimeapi.ContainerStatusRequest{ContainerId: nothing})
+			return err
+		},
+		"PodSandboxStatus": func() error {
+			_, err := n.runtime.PodSandboxStatus(n.ctx(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: nothing})
+			return err
+		},
+		"StartContainer": func() error {
+			_, err := n.runtime.StartContainer(n.ctx(), &runtimeapi.StartContainerRequest{ContainerId: nothing})
+			return err
+		},
+		"ExecSync": func() error {
+			_, err := n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: nothing, Cmd: []string{"true"}})
+			return err
+		},
+		"ReopenContainerLog": func() error {
+			_, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: nothing})
+			return err
+		},
+		"CreateContainer": func() error {
+			_, err := n.runtime.CreateContainer(n.ctx(), &runtimeapi.CreateContainerRequest{PodSandboxId: nothing, Config: &runtimeapi.ContainerConfig{
+				Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: n.image}}, SandboxConfig: n.podConfig()})
+			return err
+		},
+	} {
+		hasCode(t, name, call(), codes.NotFound)
+	}
+}
+
+func TestStartTwice(t *testing.T) {
+	clause(t, "StartContainer starts the container.")
+	n := newNode(t)
+	c := n.pod().run()
+	if err := c.start(); err == nil {
+		t.Error("a running container was started")
+	}
+	c.stop()
+	if err := c.start(); err == nil {
+		t.Error("an exited container was started")
+	}
+}
+
+func TestVersion(t *testing.T) {
+	clause(t, "Version returns the runtime name, runtime version, and runtime API version.")
+	n := newNode(t)
+	for _, asked := range []string{"", "0.1.0", "v1"} {
+		v, err := n.runtime.Version(n.ctx(), &runtimeapi.VersionRequest{Version: asked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Version == "" || v.RuntimeName == "" || v.RuntimeVersion == "" || v.RuntimeApiVersion == "" {
+			t.Errorf("a part is empty: %v", v)
+		}
+	}
+}
+
+// TestVerbose: info only when it is asked for.
+func TestVerbose(t *testing.T) {
+	clause(t, "Verbose indicates whether to return extra information about the")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run()
+	for _, verbose := range []bool{false, true} {
+		ps, err1 := n.runtime.PodSandboxStatus(n.ctx(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: verbose})
+		cs, err2 := n.runtime.ContainerStatus(n.ctx(), &runtimeapi.ContainerStatusRequest{ContainerId: c.id, Verbose: verbose})
+		ss, err3 := n.runtime.Status(n.ctx(), &runtimeapi.StatusRequest{Verbose: verbose})
+		is, err4 := n.images.ImageStatus(n.ctx(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: n.image}, Verbose: verbose})
+		if err := errors.Join(err1, err2, err3, err4); err != nil {
+			t.Fatal(err)
+		}
+		for what, info := range map[string]map[string]string{"pod": ps.Info, "container": cs.Info, "status": ss.Info, "image": is.Info} {
+			equal(t, fmt.Sprint("info of ", what, ", verbose ", verbose), len(info) > 0, verbose)
+		}
+	}
+}
+
+func TestRuntimeConfig(t *testing.T) {
+	clause(t, "RuntimeConfig returns configuration information of the runtime.")
+	n := newNode(t)
+	r, err := n.runtime.RuntimeConfig(n.ctx(), &runtimeapi.RuntimeConfigRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, known := runtimeapi.CgroupDriver_name[int32(r.GetLinux().GetCgroupDriver())]; !known || r.Linux == nil {
+		t.Errorf("the cgroup driver is %v", r.GetLinux())
+	}
+}
+
+func TestUpdateRuntimeConfig(t *testing.T) {
+	clause(t, "UpdateRuntimeConfig updates the runtime configuration based on the given request.")
+	n := newNode(t)
+	set := func(cidr string) error {
+		_, err := n.runtime.UpdateRuntimeConfig(n.ctx(), &runtimeapi.UpdateRuntimeConfigRequest{
+			RuntimeConfig: &runtimeapi.RuntimeConfig{NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: cidr}}})
+		return err
+	}
+	for _, good := range []string{"", "10.244.3.0/24", "10.244.3.0/24", "10.244.3.0/24,fd00:1::/64"} {
+		if err := set(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	refused(t, "a range that is none", set("10.244.3.0/99"), "pod_cidr")
+}
+
+// TestCheckpointIsWholeOrRefused: a runtime that does not do it says so and
+// writes nothing.
+func TestCheckpointIsWholeOrRefused(t *testing.T) {
+	clause(t, "CheckpointContainer checkpoints a container")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run()
+	_, err := n.runtime.CheckpointContainer(n.ctx(), &runtimeapi.CheckpointContainerRequest{ContainerId: c.id, Location: n.dir + "/checkpoint.tar", Timeout: 10})
+	checkpointed(t, "CheckpointContainer", err)
+	_, err = n.runtime.CheckpointPod(n.ctx(), &runtimeapi.CheckpointPodRequest{PodSandboxId: p.id, OutputPath: n.dir, ContainerIds: []string{c.id}, Options: map[string]string{"no-such-option": "x"}})
+	refused(t, "CheckpointPod with an unknown option", err)
+	_, err = n.runtime.RestorePod(n.ctx(), &runtimeapi.RestorePodRequest{CheckpointPath: n.dir + "/nothing", Config: n.podConfig(), RuntimeHandler: "nobody-has-this",
+		Options: map[string]string{"no-such-option": "x"}, ContainerConfigs: []*runtimeapi.ContainerConfig{c.config}})
+	refused(t, "RestorePod from nothing", err)
+	equal(t, "state of the container", c.status().State, runtimeapi.ContainerState_CONTAINER_RUNNING)
+	if status.Code(err) == codes.Unimplemented {
+		if _, err := os.Stat(n.dir + "/checkpoint.tar"); err == nil {
+			t.Error("something was written")
+		}
+	}
+}
+
+func checkpointed(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil && (status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), what)) {
+		t.Errorf("%s: %v; want success, or Unimplemented with a text", what, err)
+	}
+}
+
+func TestImages(t *testing.T) {
+	clause(t, "ImageStatus returns the status of the image. If the image is not")
+	n := newNode(t)
+	find := func(ref string) *runtimeapi.Image {
+		r, err := n.images.ImageStatus(n.ctx(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+		if err != nil {
+			t.Fatalf("%s: %v", ref, err)
+		}
+		return r.Image
+	}
+	img := find(n.image)
+	equal(t, "id", img.GetId(), n.imageID)
+	if img.GetSize() == 0 || len(img.GetRepoTags())+len(img.GetRepoDigests()) == 0 {
+		t.Errorf("the image is %v", img)
+	}
+	for _, ref := range append([]string{n.imageID}, img.RepoDigests...) {
+		equal(t, "id by "+ref, find(ref).GetId(), n.imageID)
+	}
+	if other := find("registry.invalid/not/there:1"); other != nil {
+		t.Errorf("an image that is not there is %v", other)
+	}
+	for ref, want := range map[string]int{n.image: 1, "registry.invalid/not/there:1": 0} {
+		list, err := n.images.ListImages(n.ctx(), &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: ref}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "images by "+ref, len(list.Images), want)
+	}
+	fs, err := n.images.ImageFsInfo(n.ctx(), &runtimeapi.ImageFsInfoRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fs.ImageFilesystems) == 0 || fs.ImageFilesystems[0].GetUsedBytes().GetValue() == 0 || fs.ImageFilesystems[0].GetFsId().GetMountpoint() == "" {
+		t.Errorf("the file system of images is %v", fs.ImageFilesystems)
+	}
+}
+
+// drain reads a stream to its end and counts each id once.
+func drain[R any](t *testing.T, next func() (R, error), ids func(R) []string) map[string]int {
+	t.Helper()
+	seen := map[string]int{}
+	for {
+		r, err := next()
+		if errors.Is(err, io.EOF) {
+			return seen
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids(r) {
+			seen[id]++
+		}
+	}
+}
+
+// TestStreams: each item once, then the end of the stream; filters as in lists.
+func TestStreams(t *testing.T) {
+	clause(t, "StreamPodSandboxes returns a stream of PodSandboxes.")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run()
+	pods, err := n.runtime.StreamPodSandboxes(n.ctx(), &runtimeapi.StreamPodSandboxesRequest{Filter: &runtimeapi.PodSandboxFilter{Id: p.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := drain(t, pods.Recv, func(r *runtimeapi.StreamPodSandboxesResponse) (ids []string) {
+		for _, item := range r.GetPodSandboxes() {
+			ids = append(ids, item.Id)
+		}
+		return ids
+	})
+	equal(t, "pods", fmt.Sprint(got), fmt.Sprint(map[string]int{p.id: 1}))
+	containers, err := n.runtime.StreamContainers(n.ctx(), &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = drain(t, containers.Recv, func(r *runtimeapi.StreamContainersResponse) (ids []string) {
+		for _, item := range r.GetContainers() {
+			ids = append(ids, item.Id)
+		}
+		return ids
+	})
+	equal(t, "containers", fmt.Sprint(got), fmt.Sprint(map[string]int{c.id: 1}))
+	images, err := n.images.StreamImages(n.ctx(), &runtimeapi.StreamImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: n.image}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = drain(t, images.Recv, func(r *runtimeapi.StreamImagesResponse) (ids []string) {
+		for _, item := range r.GetImages() {
+			ids = append(ids, item.Id)
+		}
+		return ids
+	})
+	equal(t, "images", fmt.Sprint(got), fmt.Sprint(map[string]int{n.imageID: 1}))
+}

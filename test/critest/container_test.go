@@ -1,0 +1,219 @@
+package critest_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestCommandAndArgs(t *testing.T) {
+	clause(t, "Command to execute (i.e., entrypoint for docker)")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(func(c *runtimeapi.ContainerConfig) {
+		c.Command, c.Args = []string{"/bin/echo", "one"}, []string{"a b", "$HOME"}
+	})
+	c.ended()
+	equal(t, "output", c.output(), "one a b $HOME\n")
+}
+
+func TestWorkingDir(t *testing.T) {
+	clause(t, "Current working directory of the command.")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/made/for/it" })
+	equal(t, "cwd of the process", c.sh("readlink /proc/1/cwd"), "/made/for/it")
+	equal(t, "cwd of an exec", c.sh("pwd"), "/made/for/it")
+	_, err := p.try(func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "relative" })
+	refused(t, "a relative path", err)
+}
+
+// TestEnvsAreBytes: what is no text passes as it is, also to an exec.
+func TestEnvsAreBytes(t *testing.T) {
+	clause(t, "List of environment variable to set in the container.")
+	n := newNode(t)
+	raw := "\xff\xfe=\x80 \n\x01"
+	c := n.pod().run(func(c *runtimeapi.ContainerConfig) {
+		c.Envs = []*runtimeapi.KeyValue{{Key: "RAW", Value: []byte(raw)}, {Key: "A", Value: []byte("1")}, {Key: "A", Value: []byte("2")}}
+	})
+	want := fmt.Sprintf("%x", "\x00RAW="+raw+"\x00")
+	for what, file := range map[string]string{"the process": "/proc/1/environ", "an exec": "/proc/self/environ"} {
+		if got := c.sh("hexdump -ve '1/1 \"%02x\"' " + file); !strings.Contains(got, want) {
+			t.Errorf("%s has not %s in %s", what, want, got)
+		}
+	}
+	equal(t, "the last one", c.sh("echo $A"), "2")
+}
+
+func TestLabelsAndAnnotations(t *testing.T) {
+	clause(t, "Annotations MUST NOT be altered by the runtime")
+	n := newNode(t)
+	p := n.pod(func(c *runtimeapi.PodSandboxConfig) {
+		c.Labels, c.Annotations = map[string]string{"l": "1"}, map[string]string{"io.x/a": "ü\n{}"}
+		c.Metadata.Attempt = 3
+	})
+	c := p.run(func(c *runtimeapi.ContainerConfig) {
+		c.Labels, c.Annotations = map[string]string{"m": "2"}, map[string]string{"io.x/b": "ü\n{}"}
+		c.Metadata.Attempt = 4
+		c.Image.Annotations, c.Image.UserSpecifiedImage, c.Image.ImageRef = map[string]string{"i": "3"}, "as-the-user-said", "ref"
+	})
+	ps, cs := p.status(), c.status()
+	equal(t, "labels of the pod", fmt.Sprint(ps.Labels), "map[l:1]")
+	equal(t, "annotations of the pod", ps.Annotations["io.x/a"], "ü\n{}")
+	equal(t, "metadata of the pod", ps.Metadata.String(), p.config.Metadata.String())
+	equal(t, "labels", fmt.Sprint(cs.Labels), "map[m:2]")
+	equal(t, "annotations", cs.Annotations["io.x/b"], "ü\n{}")
+	equal(t, "metadata", cs.Metadata.String(), c.config.Metadata.String())
+	equal(t, "annotations of the image", fmt.Sprint(cs.Image.Annotations), "map[i:3]")
+	equal(t, "user_specified_image", cs.Image.UserSpecifiedImage, "as-the-user-said")
+	equal(t, "image", cs.Image.Image, n.image)
+	equal(t, "image id", cs.ImageId, n.imageID)
+	equal(t, "log path", cs.LogPath, filepath.Join(p.config.LogDirectory, c.config.LogPath))
+}
+
+func TestLogPath(t *testing.T) {
+	clause(t, "Path relative to PodSandboxConfig.LogDirectory for container to store")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("echo out; echo err >&2; printf unfinished"), func(c *runtimeapi.ContainerConfig) { c.LogPath = "name/0.log" })
+	c.ended()
+	text, err := os.ReadFile(filepath.Join(p.config.LogDirectory, "name/0.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{" stdout F out\n", " stderr F err\n", " unfinished"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the log has no %q:\n%s", want, text)
+		}
+	}
+	for _, bad := range []string{"../up.log", "/abs.log", "a/../../up.log"} {
+		_, err := p.create(func(c *runtimeapi.ContainerConfig) { c.LogPath = bad })
+		refused(t, bad, err, "log_path")
+	}
+}
+
+// TestReopenContainerLog: the new file is there when the call returns.
+func TestReopenContainerLog(t *testing.T) {
+	clause(t, "ReopenContainerLog asks runtime to reopen the stdout/stderr log file")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("while :; do echo line; sleep 0.01; done"))
+	path := filepath.Join(p.config.LogDirectory, c.config.LogPath)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "a line in the new file", func() bool {
+		text, _ := os.ReadFile(path)
+		return strings.Contains(string(text), "stdout F line")
+	})
+	c.stop()
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id})
+	refused(t, "a container that does not run", err)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a new file was made for a container that does not run")
+	}
+}
+
+func TestLogLinesAreSplit(t *testing.T) {
+	clause(t, "container log path = PodSandboxConfig.LogDirectory + LogPath")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("head -c 40000 /dev/zero | tr '\\0' x; echo; echo short"))
+	c.ended()
+	equal(t, "content", c.output(), strings.Repeat("x", 40000)+"\nshort\n")
+	text, err := os.ReadFile(filepath.Join(p.config.LogDirectory, c.config.LogPath))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), " stdout P x") || !strings.Contains(string(text), " stdout F x") {
+		t.Error("a line of 40000 bytes is not in parts P, P, F")
+	}
+}
+
+func TestStopSignal(t *testing.T) {
+	clause(t, "StopSignal defines the stop signal used by the runtime to stop the container.")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("trap 'echo usr1; exit 7' USR1; echo ready; while :; do sleep 0.05; done"), func(c *runtimeapi.ContainerConfig) {
+		c.StopSignal = runtimeapi.Signal_SIGNAL_SIGUSR1
+	})
+	eventually(t, "ready", func() bool { return strings.Contains(c.output(), "ready") })
+	if _, err := n.runtime.StopContainer(n.ctx(), &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: 20}); err != nil {
+		t.Fatal(err)
+	}
+	s := c.status()
+	equal(t, "exit code", s.ExitCode, 7)
+	equal(t, "stop_signal in the status", s.StopSignal, runtimeapi.Signal_SIGNAL_SIGUSR1)
+	_, err := p.create(func(c *runtimeapi.ContainerConfig) { c.StopSignal = 9999 })
+	refused(t, "a signal that is none", err, "stop_signal")
+}
+
+func TestTTY(t *testing.T) {
+	clause(t, "Allocate a pseudo-TTY for the container.")
+	n := newNode(t)
+	p := n.pod()
+	tty := func(c *runtimeapi.ContainerConfig) { c.Tty = true }
+	equal(t, "with tty", strings.HasPrefix(p.look("readlink /proc/self/fd/1", tty), "/dev/"), true)
+	equal(t, "TERM", p.look("echo $TERM", tty), "xterm")
+	equal(t, "without", strings.HasPrefix(p.look("readlink /proc/self/fd/1"), "/dev/pts/"), false)
+}
+
+// TestStdin: with stdin a read waits, without one it ends at once.
+func TestStdin(t *testing.T) {
+	clause(t, "Enable stdin on the container process.")
+	n := newNode(t)
+	p := n.pod()
+	waits := p.run(script("echo before; cat; echo after"), func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
+	without := p.run(script("cat; echo after"))
+	equal(t, "exit code without stdin", without.ended().ExitCode, 0)
+	eventually(t, "output", func() bool { return strings.Contains(waits.output(), "before") })
+	equal(t, "state with stdin", waits.status().State, runtimeapi.ContainerState_CONTAINER_RUNNING)
+}
+
+func TestExecSync(t *testing.T) {
+	clause(t, "ExecSync runs a command in a container synchronously.")
+	n := newNode(t)
+	c := n.pod().run()
+	resp, err := n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/bin/sh", "-c", "echo out; echo err >&2; exit 3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "answer", fmt.Sprintf("%q %q %d", resp.Stdout, resp.Stderr, resp.ExitCode), `"out\n" "err\n" 3`)
+	_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/bin/sh", "-c", "touch /began; sleep 1000"}, Timeout: 1})
+	hasCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
+	equal(t, "what is left of it", c.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 1000 '; test -e /began"), "0")
+	_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id})
+	refused(t, "no command", err, "cmd")
+}
+
+// TestOtherSandboxConfig: the pod's own configuration is immutable.
+func TestOtherSandboxConfig(t *testing.T) {
+	clause(t, "The PodSandboxConfig is immutable and remains constant over the lifetime")
+	n := newNode(t)
+	p := n.pod(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "first" })
+	other := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Hostname, c.LogDirectory = "second", p.config.LogDirectory })
+	resp, err := n.runtime.CreateContainer(n.ctx(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: other,
+		Config: &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: n.image}, Command: sleeper}})
+	if err != nil {
+		return // refusing it is as right
+	}
+	c := &container{p, resp.ContainerId, nil}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "hostname", c.sh("hostname"), "first")
+}
