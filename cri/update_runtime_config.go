@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 
+	"github.com/cri-box/cri-box/oci/spec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -10,7 +11,7 @@ import (
 // pod network.
 func (s *Server) UpdateRuntimeConfig(_ context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	cidr := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
-	if err := s.Sandboxes.SetPodCIDR(cidr); err != nil {
+	if err := spec.CheckPodCIDR(cidr); err != nil {
 		return nil, err
 	}
 	if err := s.PodCIDR(cidr); err != nil {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -80,4 +81,18 @@ func CheckPodResources(r *runtimeapi.UpdatePodSandboxResourcesRequest) error {
 		}
 	}
 	return wrong.err()
+}
+
+// CheckPodCIDR checks the node's range of pod addresses: one CIDR or, with two
+// IP families, two with a comma between. "" leaves the range to the node.
+func CheckPodCIDR(text string) error {
+	if text == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		if p, err := netip.ParsePrefix(part); err != nil || p != p.Masked() {
+			return invalid("runtime_config.network_config.pod_cidr %q is no range such as 10.244.1.0/24, or two with a comma between", text)
+		}
+	}
+	return nil
 }
