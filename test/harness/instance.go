@@ -50,6 +50,7 @@ type Instance struct {
 	proc  *process
 	args  []string   // of serve, beside the directories
 	env   []string   // of serve, beside the test's own
+	files []*os.File // that serve inherits, from descriptor 3 on
 	start *nodeState // links, routes, rules and tables before the first start
 	made
 }
@@ -80,6 +81,11 @@ func Args(args ...string) Option {
 // Env adds variables to serve's environment.
 func Env(vars ...string) Option {
 	return func(i *Instance) { i.env = append(i.env, vars...) }
+}
+
+// Inherit gives serve open descriptors, from 3 on, as a careless parent does.
+func Inherit(files ...*os.File) Option {
+	return func(i *Instance) { i.files = append(i.files, files...) }
 }
 
 // Config gives serve a configuration file with that text.
@@ -192,6 +198,7 @@ func (i *Instance) launch(notify *notifier) error {
 	cmd := i.Serve(append(usual, i.args...)...)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify.path)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = i.files
 	if err := i.Node.Do(cmd.Start); err != nil {
 		return err
 	}

@@ -1,0 +1,171 @@
+package cli_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/test/harness"
+	"github.com/cri-box/cri-box/test/probe/state"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestInheritedDescriptors: what serve's parent left open reaches neither the
+// keeper nor its spawners nor a container.
+func TestInheritedDescriptors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "parent's own")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// Some more than the keeper is given by number.
+	i := harness.New(t, harness.Inherit(f, f, f, f, f, f, f, f))
+	if n := open(i.PID(), path); n != 8 {
+		t.Errorf("serve has %d of its 8 descriptors: the test proves nothing", n)
+	}
+	c := i.RunPod().Run("probe", i.Image("probe"), []string{"/bin/probe"})
+	c.WaitExit()
+	s, err := state.Parse([]byte(c.Output("stdout")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range s.Files {
+		if file.FD > 2 && !strings.HasPrefix(file.Target, "/proc/") {
+			t.Errorf("the container has descriptor %d, %s", file.FD, file.Target)
+		}
+	}
+	for _, pid := range append(harness.Children(i.Keeper()), i.Keeper()) {
+		if n := open(pid, path); n != 0 {
+			t.Errorf("%s: it has %d of the parent's descriptors", harness.Describe(pid), n)
+		}
+	}
+}
+
+// open counts a process's descriptors of a file.
+func open(pid int, path string) (n int) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && target == path {
+			n++
+		}
+	}
+	return n
+}
+
+// TestNoSecretInLog: neither what is right nor what is refused leaves a secret in
+// the log, at any level, or in an answer.
+func TestNoSecretInLog(t *testing.T) {
+	const secret, token = "pass-w0rd-of-the-registry", "identity-t0ken-of-the-registry"
+	i := harness.New(t)
+	ref := i.Push(busybox, harness.TestImage(t, busybox))
+	pull := func(auth *runtimeapi.AuthConfig) error {
+		_, err := i.Images.PullImage(i.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}, Auth: auth})
+		return err
+	}
+	var answers []string
+	for _, registry := range []func(){
+		func() { i.Registry().BasicAuth("user", secret) },
+		func() { i.Registry().TokenAuth("user", secret, token) },
+	} {
+		registry()
+		for _, auth := range []*runtimeapi.AuthConfig{
+			{Username: "user", Password: secret},
+			{Username: "other", Password: secret},
+			{Auth: "dXNlcjpwYXNzLXcwcmQtb2YtdGhlLXJlZ2lzdHJ5"},
+			{IdentityToken: token},
+			{RegistryToken: token},
+		} {
+			if err := pull(auth); err != nil {
+				answers = append(answers, err.Error())
+			}
+		}
+	}
+	if len(answers) < 4 {
+		t.Errorf("only %d pulls were refused: %q", len(answers), answers)
+	}
+	log, err := os.ReadFile(i.Log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range append(answers, string(log)) {
+		for _, s := range []string{secret, token, "dXNlcjpwYXNz"} {
+			if at := strings.Index(text, s); at >= 0 {
+				t.Errorf("a secret is shown: %.200q", text[max(0, at-100):])
+			}
+		}
+	}
+	if !strings.Contains(string(log), "PullImage") {
+		t.Error("the log does not tell of pulls")
+	}
+}
+
+// TestWhy: a pod that could not be made, a container that could not start, one
+// that crashed.
+func TestWhy(t *testing.T) {
+	i := harness.New(t)
+	if out := must(i, "why"); out != "No pod is at a step, and none had an error since the daemon began.\n" {
+		t.Errorf("when all is well: %s", out)
+	}
+	port := func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80, ContainerPort: 80}}
+	}
+	i.RunPod(port)
+	config := i.PodConfig(port)
+	if _, err := i.TryRunPod(config); err == nil {
+		t.Fatal("the pod could be made")
+	}
+	pod := i.RunPod()
+	if c := pod.Create("broken", i.Image(busybox), []string{"/no/such"}); c.TryStart() == nil {
+		t.Fatal("the container could start")
+	}
+	pod.Run("crash", i.Image(busybox), []string{"sh", "-c", "exit 5"}).WaitExit()
+	out := must(i, "why", pod.Config.Metadata.Name)
+	for _, want := range []string{"is ready, made ", "container broken", "code 128, StartError ", "/no/such", "last error, ", "in StartContainer: ", "container crash", "code 5, Error", "next: its own log says why: cri-box logs "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	out = must(i, "why")
+	for _, want := range []string{"pod default/" + config.Metadata.Name + " is not here", "in RunPodSandbox: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if r := cli(i, "why", "nobody"); r.code != 1 || !strings.Contains(r.err, `the daemon knows no pod "nobody"`) {
+		t.Errorf("an unknown pod: %+v", r)
+	}
+}
+
+// TestManual: a page for every command that help shows, and completion for bash.
+func TestManual(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := run(t, "man", dir); err != nil {
+		t.Fatal(err, out)
+	}
+	help, err := run(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(help, "Available Commands:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	for _, line := range strings.Split(list, "\n") {
+		name := strings.Fields(line)[0]
+		page, err := os.ReadFile(filepath.Join(dir, "cri-box-"+name+".8"))
+		if name == "help" {
+			continue
+		}
+		if err != nil || !strings.Contains(string(page), ".SH SYNOPSIS\n.B cri\\-box "+name) {
+			t.Errorf("%s: %v\n%.300s", name, err, page)
+		}
+	}
+	if out, err := run(t, "completion", "bash"); err != nil || !strings.Contains(out, "complete -o default -F __start_cri-box cri-box") {
+		t.Errorf("completion: %v %.200s", err, out)
+	}
+	if out, err := run(t, "__complete", "ima"); err != nil || !strings.HasPrefix(out, "images\t") {
+		t.Errorf("what completes ima: %v %s", err, out)
+	}
+}
