@@ -24,7 +24,7 @@ check: ## format, vet (amd64 and arm64), unit and golden tests: under 2 minutes
 
 test: ## every test; installs what it needs on Debian and Ubuntu
 	@hack/setup.sh go test
-	@hack/parts.sh format vet vet-arm64 build unit pods cri faults
+	@hack/parts.sh format vet vet-arm64 build unit pods cri faults cli
 
 test-race: ## the tests under the race detector, all but the child's interpreter
 	@hack/setup.sh go race
