@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/cri-box/cri-box/cri/stream"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/spec"
@@ -28,6 +29,8 @@ type Server struct {
 
 	Sandboxes *sandbox.Manager
 	Images    *image.Store
+	// Streams serves exec, attach and port-forward.
+	Streams *stream.Server
 	// Network returns nil when a pod may start, else why not.
 	Network func() error
 	// NetworkNote is what a person has to know of a network that is ready; may be "".
@@ -65,6 +68,7 @@ func codeOf(err error) codes.Code {
 		{image.ErrAccessDenied, codes.PermissionDenied},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
+		{stream.ErrTooMany, codes.ResourceExhausted},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{keeper.ErrKeeperLost, codes.Unavailable},
 		// The kubelet reads a pull's error by its first word, and strips only this code.

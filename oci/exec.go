@@ -41,6 +41,8 @@ type Session struct {
 	name   string
 	groups *cgroup.System
 	path   string // of the command's own group
+	pidfd  func() (*os.File, error)
+	busy   func() // Close: something lives on in the group
 }
 
 // execGroup names the group of a command within that of its container, on the
@@ -54,7 +56,9 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{groups: r.Cgroups, path: e.Cgroup + "/" + execGroup(e.ID)}
+	s := &Session{groups: r.Cgroups, path: e.Cgroup + "/" + execGroup(e.ID),
+		pidfd: func() (*os.File, error) { return r.Keeper.FD(e.ID, keeper.FDPid) },
+		busy:  func() { r.left.add(e.ContainerID, execGroup(e.ID)) }}
 	fds := map[string]*os.File{}
 	defer func() { closeFiles(fds) }()
 	in := program.ExecInput{ID: e.ContainerID, Arch: runtime.GOARCH, Spec: e.Spec, Process: e.Process, LastCap: lastCap()}
@@ -69,6 +73,9 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (*Session, error) {
 	}
 	if err := s.ownGroup(fds, in.CgroupV2, e.ID); err != nil {
 		return nil, err
+	}
+	if s.dir != nil {
+		r.left.sweep(e.ContainerID, s.dir)
 	}
 	if err := s.open(e, fds); err != nil {
 		s.Close()
@@ -190,20 +197,54 @@ func (s *Session) Kill() error {
 	return s.groups.WaitEmpty(ctx, s.path)
 }
 
-// Close closes our ends. The command's group goes with it, unless something it
-// started in the background lives on; then it goes with the container.
-func (s *Session) Close() error {
+// signalGroup is PIDFD_SIGNAL_PROCESS_GROUP (linux/pidfd.h).
+const signalGroup = 1 << 2
+
+// HangUp takes the command's streams away and sends SIGHUP: with a terminal the
+// kernel does, to its session; else we do, to its process group.
+func (s *Session) HangUp() error {
+	s.closeStreams()
+	if s.TTY != nil {
+		return nil
+	}
+	f, err := s.pidfd()
+	if err != nil {
+		return nil // it has ended
+	}
+	defer f.Close()
+	err = unix.PidfdSendSignal(int(f.Fd()), unix.SIGHUP, nil, signalGroup)
+	if errors.Is(err, unix.EINVAL) { // Linux before 6.9
+		err = unix.PidfdSendSignal(int(f.Fd()), unix.SIGHUP, nil, 0)
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot signal the command: %w", err)
+	}
+	return nil
+}
+
+func (s *Session) closeStreams() {
 	for _, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr, s.TTY} {
 		if f != nil {
 			f.Close()
 		}
 	}
+}
+
+// Close closes our ends. The command's group goes with it, unless something it
+// started in the background lives on; then it goes after a later command, or with
+// the container.
+func (s *Session) Close() error {
+	s.closeStreams()
 	if s.dir == nil {
 		return nil
 	}
 	defer s.dir.Close()
 	err := unix.Unlinkat(int(s.dir.Fd()), s.name, unix.AT_REMOVEDIR)
-	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.EBUSY) {
+		s.busy()
+		return nil
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot remove cgroup of command: %w", err)
 	}
 	return nil
@@ -215,11 +256,29 @@ func (s *Session) openTerminal(e Exec, fds map[string]*os.File) error {
 	if err != nil {
 		return err
 	}
-	s.TTY, fds["tty"] = master, slave
+	if s.TTY, err = polled(master); err != nil {
+		slave.Close()
+		return err
+	}
+	fds["tty"] = slave
 	if err := unix.Fchown(int(slave.Fd()), int(e.Process.User.UID), -1); err != nil {
 		return fmt.Errorf("cannot give terminal to user: %w", err)
 	}
 	return nil
+}
+
+// polled puts a file into the poller: a read that waits ends when it is closed.
+func polled(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch %s: %w", f.Name(), os.NewSyscallError("dup", err))
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot watch %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // openContainerPTY opens a new terminal in the devpts instance that the

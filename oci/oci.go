@@ -49,6 +49,7 @@ type Config struct {
 type Runtime struct {
 	Config
 	filters filters
+	left    leftGroups
 	inits   singleflight.Group // starts of pods' inits, by pod
 
 	mu       sync.Mutex

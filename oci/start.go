@@ -149,6 +149,7 @@ func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {
 		p.close()
 	}
 	errs := []error{r.Kill(ctx, id, cgroup), r.Keeper.Release(ctx, id)}
+	r.left.forget(id)
 	r.mu.Lock()
 	group := r.groups[id]
 	delete(r.groups, id)

@@ -11,7 +11,6 @@ import (
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/spec"
 	"golang.org/x/sys/unix"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // MaxOutput is how much of each of an ExecSync's outputs is returned, in bytes
@@ -48,13 +47,11 @@ func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	stdout, stderr := collect(s.Stdout), collect(s.Stderr)
 	select {
 	case exit := <-ended:
-		return ExecResult{Stdout: stdout.finish(), Stderr: stderr.finish(), Code: exit.Code}, nil
+		return ExecResult{Stdout: stdout.all(), Stderr: stderr.all(), Code: exit.Code}, nil
 	case <-ctx.Done():
 		if err := s.Kill(); err != nil {
 			logger(id).Warn("cannot kill a command that timed out", "err", err)
 		}
-		stdout.finish()
-		stderr.finish()
 		return ExecResult{}, fmt.Errorf("cannot exec in container %s: %w", id, context.Cause(ctx))
 	}
 }
@@ -73,17 +70,17 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, streams oci
 	if len(cmd) == 0 {
 		return nil, nil, fmt.Errorf("cmd is empty; the command to run is missing: %w", spec.ErrInvalid)
 	}
-	c, err := m.Container(id)
+	c, err := m.Executable(id)
 	if err != nil {
 		return nil, nil, err
-	}
-	if c.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return nil, nil, fmt.Errorf("cannot exec in container %s: it is %s: %w", c.ID, stateName(c.State()), ErrState)
 	}
 	base, err := m.Spec(c.ID)
 	if err != nil {
 		return nil, nil, err
 	}
+	// A start that is under way is waited for, so that somebody owns the process;
+	// the runtime bounds it.
+	ctx = context.WithoutCancel(ctx)
 	execID := newID()
 	ended := m.exits.expect(execID)
 	s, err := m.cfg.Runtime.Exec(ctx, oci.Exec{ID: execID, ContainerID: c.ID, Cgroup: m.cgroupOf(c),
@@ -119,55 +116,24 @@ func (m *Manager) execExited(i keeper.Item) {
 	}
 }
 
-// A collector reads one output in the background.
+// A collector keeps one output, up to MaxOutput.
 type collector struct {
-	f    *os.File
-	buf  []byte
-	done chan struct{}
+	*follower
+	buf []byte
 }
 
 func collect(f *os.File) *collector {
-	c := &collector{f: f, done: make(chan struct{})}
-	go c.read()
+	c := &collector{}
+	c.follower = follow(f, c.keep)
 	return c
-}
-
-func (c *collector) read() {
-	defer close(c.done)
-	chunk := make([]byte, 32<<10)
-	for {
-		n, err := c.f.Read(chunk)
-		c.keep(chunk[:n])
-		if err != nil {
-			return
-		}
-	}
 }
 
 func (c *collector) keep(b []byte) {
 	c.buf = append(c.buf, b[:min(len(b), MaxOutput-len(c.buf))]...)
 }
 
-// finish returns what has been written so far: it takes what is in the pipe and
-// does not wait for writers that live on.
-func (c *collector) finish() []byte {
-	c.f.SetReadDeadline(time.Now())
-	<-c.done
-	c.f.SetReadDeadline(time.Time{})
-	raw, err := c.f.SyscallConn()
-	if err != nil {
-		return c.buf
-	}
-	chunk := make([]byte, 32<<10)
-	for {
-		n := 0
-		err := raw.Read(func(fd uintptr) bool {
-			n, err = unix.Read(int(fd), chunk)
-			return true
-		})
-		if err != nil || n <= 0 {
-			return c.buf
-		}
-		c.keep(chunk[:n])
-	}
+// all returns what has been written so far.
+func (c *collector) all() []byte {
+	c.finish(context.Background())
+	return c.buf
 }

@@ -106,6 +106,9 @@ type Custody interface {
 	Release(ctx context.Context, id string) error
 	FD(id, name string) (*os.File, error)
 	Items() []keeper.Kept
+	Tap(ctx context.Context, id string, pipes map[string]*os.File) (<-chan struct{}, error)
+	Ping(ctx context.Context) error
+	CloseFDs(ctx context.Context, id string, names ...string) error
 }
 
 // A Manager owns all pods and containers of an instance.

@@ -27,7 +27,7 @@ func (d *daemon) newServer() *grpc.Server {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxRequest),
 		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
-	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
+	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
 		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), Info: d.info}).Register(server)
 	return server
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/cri"
+	"github.com/cri-box/cri-box/cri/stream"
 	"github.com/cri-box/cri-box/network/mode"
 	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/cgroup"
@@ -32,6 +33,7 @@ type daemon struct {
 	keeper    *keeper.Client
 	runtime   *oci.Runtime
 	sandboxes *sandbox.Manager
+	streams   *stream.Server
 	recovered atomic.Bool
 	loaded    atomic.Pointer[loaded]
 	gate      chan struct{} // closed when recovery is done
@@ -60,7 +62,7 @@ func serve(s settings) error {
 // open makes the parts, from the kernel up.
 func (d *daemon) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.makeDirs, d.takeLock, d.openGroups, d.openImages, d.openNetwork, d.openKeeper, d.openRuntime, d.openSandboxes,
+		d.makeDirs, d.takeLock, d.openGroups, d.openImages, d.openNetwork, d.openKeeper, d.openRuntime, d.openSandboxes, d.openStreams,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -150,6 +152,11 @@ func (d *daemon) openSandboxes(context.Context) error {
 	return err
 }
 
+func (d *daemon) openStreams(context.Context) (err error) {
+	d.streams, err = stream.Listen()
+	return err
+}
+
 // run serves until ctx ends. Version and Status answer at once; the rest waits
 // for recovery.
 func (d *daemon) run(ctx context.Context) error {
@@ -198,6 +205,9 @@ func (d *daemon) recover(ctx context.Context) error {
 }
 
 func (d *daemon) close() {
+	if d.streams != nil {
+		d.streams.Close()
+	}
 	if d.sandboxes != nil {
 		d.sandboxes.Close()
 	}

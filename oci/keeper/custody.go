@@ -72,15 +72,28 @@ func (c *Client) ReopenLog(ctx context.Context, id string, f *os.File) error {
 }
 
 // Tap copies a container's output from now on to the write ends given by stream
-// (stdout, stderr); they stay the caller's, who closes its own.
-func (c *Client) Tap(ctx context.Context, id string, pipes map[string]*os.File) error {
+// (stdout, stderr); they stay the caller's, who closes its own. A copy ends with
+// its stream, when its reader is gone or does not read for ten seconds, and with
+// the keeper: then lost is closed, and the next keeper can be asked. What the
+// container writes meanwhile waits in its pipe.
+func (c *Client) Tap(ctx context.Context, id string, pipes map[string]*os.File) (lost <-chan struct{}, err error) {
 	m := &message{Verb: verbTap, Item: &Item{ID: id}}
 	var fds []int
 	for stream, f := range pipes {
 		m.Names = append(m.Names, stream)
 		fds = append(fds, int(f.Fd()))
 	}
-	_, _, err := c.ask(ctx, m, fds)
+	l, err := c.live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = l.ask(ctx, m, fds)
+	return l.dead, err
+}
+
+// Ping asks the keeper of the moment for an answer.
+func (c *Client) Ping(ctx context.Context) error {
+	_, _, err := c.current().ask(ctx, &message{Verb: verbHello, Version: Version}, nil)
 	return err
 }
 

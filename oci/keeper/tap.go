@@ -3,6 +3,8 @@ package keeper
 import (
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A tap is an attached client's copy of a stream, from the moment of attaching.
@@ -17,6 +19,7 @@ const tapBound = 10 * time.Second
 func (l *logger) addTap(stream string, pipe *os.File) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.sweepTaps(stream)
 	l.taps[stream] = append(l.taps[stream], &tap{pipe})
 }
 
@@ -32,6 +35,30 @@ func (l *logger) tap(stream string, b []byte) {
 			l.dropTap(stream, t)
 		}
 	}
+}
+
+// sweepTaps drops clients that are gone. Of a silent container that would not be
+// noticed otherwise.
+func (l *logger) sweepTaps(stream string) {
+	var rest []*tap // a new list: the old one may be being written to
+	for _, t := range l.taps[stream] {
+		if t.readerGone() {
+			t.pipe.Close()
+		} else {
+			rest = append(rest, t)
+		}
+	}
+	l.taps[stream] = rest
+}
+
+// readerGone says whether nobody has the read end any more (poll(2), POLLERR).
+func (t *tap) readerGone() (gone bool) {
+	raw, err := t.pipe.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) { gone = polled(fd, unix.POLLERR) })
+	return gone || err != nil
 }
 
 func (l *logger) dropTap(stream string, gone *tap) {
