@@ -90,8 +90,11 @@ func start(t *testing.T, i *harness.Instance, binary string, flags []string) rep
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = out, log, log
 	t.Logf("%v > %s", cmd, log.Name())
+	before := segments(t)
+	defer removeSegments(t, before)
 	if err := i.Node.Do(cmd.Start); err != nil {
 		t.Fatalf("cannot start critest: %v", err)
 	}
