@@ -1,0 +1,107 @@
+package kubelet_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// hierarchies lists where cgroup hierarchies are mounted: one on cgroup v2, all
+// of them in hybrid mode.
+func hierarchies() (list []string) {
+	text, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(text)) {
+		left, right, _ := strings.Cut(line, " - ")
+		if l := strings.Fields(left); len(l) > 4 && strings.HasPrefix(right, "cgroup") {
+			list = append(list, l[4])
+		}
+	}
+	return list
+}
+
+// makeCgroup makes a cgroup in every hierarchy. One of cpuset takes no process
+// before it has processors and memory nodes.
+func makeCgroup(name string) error {
+	for _, h := range hierarchies() {
+		dir := filepath.Join(h, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join(h, file))
+			if err != nil {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(dir, file), value, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cgroups lists the node's cgroups in every hierarchy, the deepest first.
+func (n *Node) cgroups() (list []string) {
+	for _, h := range hierarchies() {
+		filepath.WalkDir(filepath.Join(h, n.cgroup), func(name string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				list = append(list, name)
+			}
+			return nil
+		})
+	}
+	slices.SortStableFunc(list, func(a, b string) int { return strings.Count(b, "/") - strings.Count(a, "/") })
+	return list
+}
+
+// podCgroups lists those of pods and containers.
+func (n *Node) podCgroups() []string {
+	return slices.DeleteFunc(n.cgroups(), func(name string) bool {
+		base := filepath.Base(name)
+		return base == n.cgroup || base == "kubepods" || base == "burstable" || base == "besteffort"
+	})
+}
+
+// removeCgroup removes them all.
+func (n *Node) removeCgroup(t testing.TB) {
+	for _, dir := range n.cgroups() {
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("cannot remove a cgroup: %v", err)
+		}
+	}
+}
+
+// A cgroupFile is one setting under its names in cgroup v1 and v2.
+type cgroupFile struct{ v1, v2 string }
+
+// The settings that tests look at.
+var (
+	memoryLimit = cgroupFile{"memory/memory.limit_in_bytes", "memory.max"}
+	memoryUsage = cgroupFile{"memory/memory.usage_in_bytes", "memory.current"}
+	cpuShares   = cgroupFile{"cpu/cpu.shares", "cpu.weight"}
+	cpuQuota    = cgroupFile{"cpu/cpu.cfs_quota_us", "cpu.max"}
+	processes   = cgroupFile{"pids/cgroup.procs", "cgroup.procs"}
+)
+
+// unified says whether the machine has cgroup v2 alone.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// read returns a setting of a cgroup, such as "/x/kubepods/pod1".
+func (f cgroupFile) read(t testing.TB, group string) string {
+	t.Helper()
+	name := filepath.Join("/sys/fs/cgroup", group, f.v2)
+	if !unified() {
+		name = filepath.Join("/sys/fs/cgroup", filepath.Dir(f.v1), group, filepath.Base(f.v1))
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}

@@ -1,0 +1,177 @@
+package kubelet_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+)
+
+func init() {
+	scenarios["liveness"] = liveness
+	scenarios["back-off"] = backOff
+	scenarios["restart policies"] = restartPolicies
+	scenarios["init containers"] = initContainers
+	scenarios["out of memory"] = outOfMemory
+	scenarios["grace"] = grace
+	scenarios["impatience"] = impatience
+	scenarios["hooks that fail"] = hooksThatFail
+}
+
+// liveness restarts a container, and only that one, when its probe fails.
+func liveness(t *testing.T, n *Node) {
+	c := sh("c", "touch /tmp/live; sleep 1000")
+	c.LivenessProbe = every(v1.Probe{ProbeHandler: script("test -e /tmp/live")})
+	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c, sh("other", "sleep 1000")}})
+	pod := p.ready()
+	first, other := containerID(pod, "c"), p.pid(pod, "other")
+	if err := os.Remove(p.inside(pod, "c", "/tmp/live")); err != nil {
+		t.Fatal(err)
+	}
+	pod = p.until("a restart", func(pod *v1.Pod) bool {
+		return status(pod, "c").RestartCount == 1 && isReady(pod)
+	})
+	last := status(pod, "c").LastTerminationState.Terminated
+	if last == nil || last.ExitCode != 137 || !strings.HasSuffix(last.ContainerID, first) {
+		t.Errorf("the kubelet tells of the first container: %+v", last)
+	}
+	equal(t, "process of the other container", p.pid(pod, "other"), other)
+}
+
+// backOff waits longer from restart to restart: 10 s, then 20 s.
+func backOff(t *testing.T, n *Node) {
+	p := n.run(t, v1.PodSpec{Containers: []v1.Container{sh("c", "echo started; exit 3")}})
+	pod := p.until("back-off", func(pod *v1.Pod) bool {
+		w := status(pod, "c").State.Waiting
+		return w != nil && w.Reason == "CrashLoopBackOff"
+	})
+	equal(t, "exit code", status(pod, "c").LastTerminationState.Terminated.ExitCode, 3)
+	// The kubelet keeps one dead container's log; the next start begins another.
+	pod = p.until("the second restart", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount >= 2 })
+	var starts []time.Time
+	for attempt := range 3 {
+		file := filepath.Join(p.Dir, "podlogs", fmt.Sprintf("default_%s_%s", p.Name, pod.UID), "c", fmt.Sprintf("%d.log", attempt))
+		if info, err := os.Stat(file); err == nil {
+			starts = append(starts, info.ModTime())
+		}
+	}
+	if len(starts) < 2 || starts[len(starts)-1].Sub(starts[len(starts)-2]) < 9*time.Second {
+		t.Errorf("the container started at %v: the last two are less than 9 s apart", starts)
+	}
+}
+
+// restartPolicies end as they should.
+func restartPolicies(t *testing.T, n *Node) {
+	for _, c := range []struct {
+		policy v1.RestartPolicy
+		code   int
+		phase  v1.PodPhase
+	}{
+		{v1.RestartPolicyNever, 0, v1.PodSucceeded},
+		{v1.RestartPolicyNever, 7, v1.PodFailed},
+		{v1.RestartPolicyOnFailure, 0, v1.PodSucceeded},
+	} {
+		p := n.run(t, v1.PodSpec{RestartPolicy: c.policy, Containers: []v1.Container{work("c", "exit", fmt.Sprint(c.code))}})
+		pod := p.until(string(c.phase), func(pod *v1.Pod) bool { return pod.Status.Phase == c.phase })
+		ended := status(pod, "c").State.Terminated
+		if ended == nil || int(ended.ExitCode) != c.code || status(pod, "c").RestartCount != 0 {
+			t.Errorf("%s, exit code %d: %+v", c.policy, c.code, status(pod, "c"))
+		}
+	}
+	for _, c := range []struct {
+		policy v1.RestartPolicy
+		code   int
+	}{{v1.RestartPolicyAlways, 0}, {v1.RestartPolicyOnFailure, 1}} {
+		p := n.run(t, v1.PodSpec{RestartPolicy: c.policy, Containers: []v1.Container{work("c", "exit", fmt.Sprint(c.code))}})
+		p.until("a restart", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
+	}
+}
+
+// initContainers run one after the other, each to its end; a sidecar starts among
+// them, stays, and ends after the others.
+func initContainers(t *testing.T, n *Node) {
+	dir, volume := n.hostDir(t)
+	note := func(c v1.Container) v1.Container { return mounted(c, "host", "/notes") }
+	sidecar := note(sh("sidecar", "trap 'echo sidecar ends >>/notes/order; exit 0' TERM; echo sidecar >>/notes/order; while :; do sleep 0.1; done"))
+	sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+	sidecar.StartupProbe = every(v1.Probe{ProbeHandler: script("grep -q sidecar /notes/order")})
+	sidecar.StartupProbe.FailureThreshold = 30
+	p := n.run(t, v1.PodSpec{
+		TerminationGracePeriodSeconds: ptr.To[int64](20),
+		Volumes:                       []v1.Volume{volume},
+		InitContainers: []v1.Container{
+			note(sh("first", "sleep 1; echo first >>/notes/order")), sidecar,
+			note(sh("last", "echo last >>/notes/order")),
+		},
+		Containers: []v1.Container{note(sh("main", "trap 'sleep 1; echo main ends >>/notes/order; exit 0' TERM; echo main >>/notes/order; while :; do sleep 0.1; done"))},
+	})
+	p.ready()
+	p.delete()
+	want := "first\nsidecar\nlast\nmain\nmain ends\nsidecar ends\n"
+	var got []byte
+	if !within(patience, func() bool { got, _ = os.ReadFile(filepath.Join(dir, "order")); return string(got) == want }) {
+		t.Errorf("order: got %q, want %q", got, want)
+	}
+}
+
+// outOfMemory is told as what it is.
+func outOfMemory(t *testing.T, n *Node) {
+	c := work("c", "eat-memory", fmt.Sprint(64<<20))
+	c.Resources.Limits = quantities("", "32Mi")
+	p := n.run(t, v1.PodSpec{RestartPolicy: v1.RestartPolicyNever, Containers: []v1.Container{c}})
+	pod := p.until("the end", func(pod *v1.Pod) bool { return status(pod, "c").State.Terminated != nil })
+	ended := status(pod, "c").State.Terminated
+	if ended.Reason != "OOMKilled" || ended.ExitCode != 137 {
+		t.Errorf("reason %q, exit code %d; want OOMKilled and 137", ended.Reason, ended.ExitCode)
+	}
+}
+
+// grace: preStop runs first, SIGTERM comes after it, and the container has its
+// time to end.
+func grace(t *testing.T, n *Node) {
+	dir, volume := n.hostDir(t)
+	c := mounted(sh("c", "trap 'echo term >>/notes/order; sleep 2; echo end >>/notes/order; exit 0' TERM; while :; do sleep 0.1; done"), "host", "/notes")
+	c.Lifecycle = &v1.Lifecycle{
+		PostStart: &v1.LifecycleHandler{Exec: script("echo started >>/notes/order").Exec},
+		PreStop:   &v1.LifecycleHandler{Exec: script("echo stopping >>/notes/order; sleep 1; echo stop >>/notes/order").Exec},
+	}
+	p := n.run(t, v1.PodSpec{TerminationGracePeriodSeconds: ptr.To[int64](30), Volumes: []v1.Volume{volume}, Containers: []v1.Container{c}})
+	group := p.cgroupOf(p.ready())
+	p.delete()
+	n.wait(t, "the pod's cgroup to go", func() bool { return !exists(group) })
+	got, _ := os.ReadFile(filepath.Join(dir, "order"))
+	equal(t, "order", string(got), "started\nstopping\nstop\nterm\nend\n")
+}
+
+// impatience: who ignores SIGTERM is killed when the grace is over, not before
+// and not much later.
+func impatience(t *testing.T, n *Node) {
+	p := n.run(t, v1.PodSpec{TerminationGracePeriodSeconds: ptr.To[int64](4), Containers: []v1.Container{work("c", "ignore-term")}})
+	pod := p.ready()
+	process := fmt.Sprintf("/proc/%d", p.pid(pod, "c"))
+	p.delete()
+	n.wait(t, "SIGTERM", func() bool {
+		text, _ := n.api.get("/metrics")
+		return strings.Contains(text, "kubelet_") // the kubelet answers while it waits
+	})
+	began := time.Now()
+	n.wait(t, "the process to be killed", func() bool { _, err := os.Stat(process); return err != nil })
+	if took := time.Since(began); took < 3*time.Second || took > 20*time.Second {
+		t.Errorf("killed after %v, the grace is 4 s", took)
+	}
+}
+
+// hooksThatFail: a postStart that fails ends its container, which is started
+// again.
+func hooksThatFail(t *testing.T, n *Node) {
+	c := sh("c", "sleep 1000")
+	c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: script("exit 9").Exec}}
+	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
+	pod := p.until("the hook's failure", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
+	equal(t, "readiness", isReady(pod), false)
+}

@@ -1,0 +1,239 @@
+package kubelet_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cri-box/cri-box/test/harness"
+)
+
+// The name that the kubelet gives the node, and with it each static pod.
+const nodeName = "node1"
+
+// config is the kubelet's configuration: socket, directories and the cgroup below
+// which it may make its own are the node's. With KubeletInUserNamespace it goes on
+// where it may not raise limits; without utility chains it needs no iptables.
+const config = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: unix://%[1]s
+staticPodPath: %[2]s/manifests
+podLogsDir: %[2]s/podlogs
+volumePluginDir: %[2]s/plugins
+cgroupRoot: /%[3]s
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+address: 127.0.0.1
+healthzPort: 0
+failCgroupV1: false
+failSwapOn: false
+makeIPTablesUtilChains: false
+enforceNodeAllocatable: []
+localStorageCapacityIsolation: false
+fileCheckFrequency: 1s
+maxPods: 200
+evictionHard: {memory.available: "100Mi", nodefs.available: "1%%", imagefs.available: "1%%"}
+containerLogMaxSize: 1Mi
+containerLogMaxFiles: 1000
+containerLogMonitorInterval: 3s
+featureGates: {KubeletInUserNamespace: true}
+`
+
+// How long something may take that the kubelet does in seconds on a quiet machine.
+const patience = 90 * time.Second
+
+// A Node is a cri-box with a kubelet on top.
+type Node struct {
+	*harness.Instance
+	// Dir is the kubelet's: manifests, podlogs, root.
+	Dir    string
+	cgroup string // of all its pods, without the leading slash
+	api    api
+	proc   *exec.Cmd
+	ended  chan struct{}
+	pods   atomic.Int32 // for their names
+}
+
+// newNode starts both; when the test ends it removes the pods and looks for what
+// is left of them.
+func newNode(t testing.TB, opts ...harness.Option) *Node {
+	t.Helper()
+	binary := kubeletBinary(t)
+	tunables := readTunables(t)
+	n := &Node{Instance: harness.New(t, opts...)}
+	n.Image("busybox")
+	n.Image("probe")
+	n.prepare(t)
+	t.Cleanup(tunables.restore)
+	t.Cleanup(func() { n.finish(t) })
+	n.startKubelet(t, binary)
+	return n
+}
+
+// prepare makes the kubelet's directories and its cgroup.
+func (n *Node) prepare(t testing.TB) {
+	t.Helper()
+	var err error
+	if n.Dir, err = os.MkdirTemp("", "kubelet"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(n.Dir) })
+	for _, name := range []string{"manifests", "podlogs", "links", "plugins", "root"} {
+		if err := os.Mkdir(filepath.Join(n.Dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.cgroup = n.Name + "-kubelet"
+	if err := makeCgroup(n.cgroup); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.removeCgroup(t) })
+	n.api = newAPI(n.Node)
+	text := fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup)
+	if err := os.WriteFile(filepath.Join(n.Dir, "config.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startKubelet starts the kubelet and waits until it answers.
+func (n *Node) startKubelet(t testing.TB, binary string) {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(n.Dir, "kubelet.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(binary, "--config", filepath.Join(n.Dir, "config.yaml"), "--root-dir", filepath.Join(n.Dir, "root"),
+		"--cert-dir", filepath.Join(n.Dir, "pki"), "--hostname-override", nodeName, "--node-ip", harness.NodeIPv4, "-v", "3")
+	cmd.Env = append(os.Environ(), "CONTAINER_LOGS_DIR="+filepath.Join(n.Dir, "links"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := n.Node.Do(cmd.Start); err != nil {
+		t.Fatalf("cannot start the kubelet: %v", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	n.proc, n.ended = cmd, ended
+	n.wait(t, "the kubelet to answer", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("the kubelet has ended: %v\n%s", cmd.ProcessState, n.tail())
+		default:
+		}
+		_, err := n.api.get("/healthz")
+		return err == nil
+	})
+}
+
+// stopKubelet ends the kubelet; its pods go on.
+func (n *Node) stopKubelet(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	n.proc.Process.Signal(sig)
+	select {
+	case <-n.ended:
+	case <-time.After(30 * time.Second):
+		t.Errorf("the kubelet did not end within 30 s of %v", sig)
+		n.proc.Process.Kill()
+		<-n.ended
+	}
+}
+
+// wait repeats cond until it is true: what a kubelet does, no event announces.
+func (n *Node) wait(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	if !within(patience, cond) {
+		t.Fatalf("waited %v in vain for %s\n%s", patience, what, n.tail())
+	}
+}
+
+func within(d time.Duration, cond func() bool) bool {
+	deadline := time.Now().Add(d)
+	for !cond() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return true
+}
+
+// tail is the end of the kubelet's log, for a message.
+func (n *Node) tail() string {
+	text, _ := os.ReadFile(filepath.Join(n.Dir, "kubelet.log"))
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return "--- the end of kubelet.log:\n" + strings.Join(lines[max(0, len(lines)-40):], "\n")
+}
+
+// finish takes the pods away by their manifests, as an administrator does, and
+// ends the kubelet once it has removed their cgroups and volumes.
+func (n *Node) finish(t testing.TB) {
+	if n.proc == nil {
+		return
+	}
+	manifests, _ := filepath.Glob(filepath.Join(n.Dir, "manifests", "*"))
+	for _, m := range manifests {
+		os.Remove(m)
+	}
+	if !within(patience, func() bool { return len(n.podCgroups()) == 0 }) {
+		t.Errorf("cgroups are left of pods that are gone: %q\n%s", n.podCgroups(), n.tail())
+	}
+	if !within(patience, func() bool { return len(n.mounts()) == 0 }) {
+		t.Errorf("mounts are left of pods that are gone: %q", n.mounts())
+	}
+	n.stopKubelet(t, syscall.SIGTERM)
+	for _, m := range slices.Backward(n.mounts()) {
+		syscall.Unmount(m, syscall.MNT_DETACH)
+	}
+	os.Remove("/var/lib/kubelet/device-plugins/kubelet.sock") // no flag places it elsewhere
+	for _, dir := range []string{"/var/lib/kubelet/device-plugins", "/var/lib/kubelet"} {
+		os.Remove(dir) // unless it is another's
+	}
+	if t.Failed() {
+		if keep := os.Getenv("KEEP_LOGS"); keep != "" {
+			exec.Command("cp", filepath.Join(n.Dir, "kubelet.log"), filepath.Join(keep, n.Name+"-kubelet.log")).Run()
+			exec.Command("cp", n.Log(), filepath.Join(keep, n.Name+"-serve.log")).Run()
+		}
+	}
+}
+
+// mounts lists what is mounted below the kubelet's directory.
+func (n *Node) mounts() (list []string) {
+	text, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], n.Dir+"/") {
+			list = append(list, f[4])
+		}
+	}
+	return list
+}
+
+// tunables are the kernel settings that every kubelet changes at its start.
+type tunables map[string][]byte
+
+func readTunables(t testing.TB) tunables {
+	saved := tunables{}
+	for _, name := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+		"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"} {
+		value, err := os.ReadFile("/proc/sys/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved[name] = value
+	}
+	return saved
+}
+
+func (saved tunables) restore() {
+	for name, value := range saved {
+		os.WriteFile("/proc/sys/"+name, value, 0)
+	}
+}
