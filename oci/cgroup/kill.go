@@ -13,15 +13,26 @@ import (
 
 // Kill sends SIGKILL to every process in the group and those below, also to one
 // that is being forked meanwhile. It does not wait for their end: WaitEmpty does.
+// In a group that is gone there is none: the kubelet removes a pod's cgroup, with
+// the containers' below it, as soon as they are empty.
 func (c *Cgroup) Kill(ctx context.Context) error {
 	err := c.writeUnified("cgroup.kill", "1")
 	if errors.Is(err, os.ErrNotExist) { // V1, or v2 before Linux 5.14
 		err = c.killFrozen(ctx)
 	}
+	if gone(err) && !c.exists() {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("cannot kill cgroup %s: %w", c.Path, err)
 	}
 	return nil
+}
+
+// exists says whether the group's directory is there: an open one does not tell.
+func (c *Cgroup) exists() bool {
+	_, err := os.Stat(c.sys.processDir(c.Path))
+	return err == nil
 }
 
 // killFrozen kills one by one what is frozen and so cannot fork.
