@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -190,7 +189,7 @@ func (n *Node) finish(t testing.TB) {
 		t.Errorf("mounts are left of pods that are gone: %q", n.mounts())
 	}
 	n.stopKubelet(t, syscall.SIGTERM)
-	for _, m := range slices.Backward(n.mounts()) {
+	for _, m := range append(n.mounts(), filepath.Join(n.Dir, "root")) {
 		syscall.Unmount(m, syscall.MNT_DETACH)
 	}
 	os.Remove("/var/lib/kubelet/device-plugins/kubelet.sock") // no flag places it elsewhere
@@ -205,11 +204,12 @@ func (n *Node) finish(t testing.TB) {
 	}
 }
 
-// mounts lists what is mounted below the kubelet's directory.
+// mounts lists what is mounted below the kubelet's own root, which is itself a
+// mount that the kubelet makes at its start.
 func (n *Node) mounts() (list []string) {
 	text, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], n.Dir+"/") {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], n.Dir+"/root/") {
 			list = append(list, f[4])
 		}
 	}
