@@ -138,6 +138,9 @@ func (r *Runtime) OOMKills(id, cgroup string) (uint64, error) {
 	return group.OOMKills()
 }
 
+// Groups lists the names of the groups directly below base.
+func (r *Runtime) Groups(base string) ([]string, error) { return r.Cgroups.List(base) }
+
 // Delete ends a container's processes and takes away what Prepare and Start
 // made. It is safe when there is nothing.
 func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {

@@ -69,6 +69,13 @@ type flightWork struct {
 	drop func(ctx context.Context, id string) error
 }
 
+// under tells whether there is a flight of key.
+func (f *flights) under(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.byKey[key] != nil
+}
+
 func (f *flights) begin(ctx context.Context, key string, request any, work flightWork) *flight {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	fl := &flight{request: request, done: make(chan struct{}), cancel: cancel}

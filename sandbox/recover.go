@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.loadContainers(); err != nil {
 		return err
 	}
+	if err := m.dropOrphans(ctx); err != nil {
+		slog.Error("cannot remove containers without a pod", "err", err)
+	}
 	m.mu.Lock()
 	pods := make([]*podEntry, 0, len(m.pods))
 	for _, e := range m.pods {
@@ -52,7 +56,11 @@ func (m *Manager) Recover(ctx context.Context) error {
 	}
 	wg.Wait()
 	m.WritableUse() // has all layers walked, so that the first who asks is told
-	return errors.Join(m.dropStrangers(ctx, kept), m.cfg.Network.Sweep(ctx, m.known))
+	// What cannot be cleaned up now is tried again: it keeps nobody from serving.
+	if err := errors.Join(m.dropStrangers(ctx, kept), m.Reconcile(ctx)); err != nil {
+		slog.Error("cannot reconcile", "err", err)
+	}
+	return nil
 }
 
 // known tells whether a pod that is up has this id, or one that begins so.
@@ -90,7 +98,7 @@ func (m *Manager) loadPods() error {
 	for _, id := range ids {
 		p := new(Pod)
 		if err := podKind.Load(m.podDir(id), p); err != nil || p.ID != id {
-			m.setAside(m.podDir(id), err)
+			m.setAside(m.podDir(id), cmp.Or(err, errPlace))
 			continue
 		}
 		m.mu.Lock()
@@ -110,7 +118,7 @@ func (m *Manager) loadContainers() error {
 	for _, id := range ids {
 		c := new(Container)
 		if err := containerKind.Load(m.containerDir(id), c); err != nil || c.ID != id {
-			m.setAside(m.containerDir(id), err)
+			m.setAside(m.containerDir(id), cmp.Or(err, errPlace))
 			continue
 		}
 		m.mu.Lock()
@@ -123,6 +131,8 @@ func (m *Manager) loadContainers() error {
 	return nil
 }
 
+var errPlace = errors.New("it is the record of another")
+
 // setAside moves a record that cannot be used out of the way. A directory
 // without any is what a kill between mkdir and the first write left.
 func (m *Manager) setAside(dir string, why error) {
@@ -132,7 +142,7 @@ func (m *Manager) setAside(dir string, why error) {
 		}
 		return
 	}
-	to, err := record.Quarantine(dir)
+	to, err := record.Quarantine(dir, why)
 	slog.Error("record set aside", "dir", dir, "to", to, "why", why, "err", err)
 }
 

@@ -84,6 +84,8 @@ type Cgroups interface {
 	Kill(ctx context.Context, id, cgroup string) error
 	// OOMKills counts the processes that the kernel killed for want of memory.
 	OOMKills(id, cgroup string) (uint64, error)
+	// Groups lists the names of the groups directly below base.
+	Groups(base string) ([]string, error)
 	// Update brings the limits of one spec to those of another, all or none.
 	Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) error
 	// Stats, Detail and OpenFiles measure; the error without a group is

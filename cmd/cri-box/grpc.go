@@ -80,7 +80,7 @@ func (d *daemon) info() map[string]string {
 	if err := d.network.Ready(); err != nil {
 		cni = err.Error()
 	}
-	return map[string]string{"config": string(config), "lastCNILoadStatus": cni, "configuration": d.configuration()}
+	return map[string]string{"config": string(config), "lastCNILoadStatus": cni, "setAside": d.setAside(), "configuration": d.configuration()}
 }
 
 func (d *daemon) stop(server *grpc.Server) {

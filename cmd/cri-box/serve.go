@@ -196,6 +196,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	if err := d.images.Collect(); err != nil {
 		slog.Error("cannot collect unused layers", "err", err)
 	}
+	go d.sandboxes.KeepReconciling(ctx)
 	d.recovered.Store(true)
 	close(d.gate)
 	s := d.sandboxes.List()

@@ -98,10 +98,17 @@ func read(path string) ([]byte, error) {
 	return b, err
 }
 
+// QuarantineDir is where damaged records go, beside the good ones; WhyFile, in
+// the directory of each, says what is wrong with it.
+const (
+	QuarantineDir = "quarantine"
+	WhyFile       = "why"
+)
+
 // Quarantine moves an object's directory out of the way, to dir/../quarantine,
-// where a person can look at it, and returns its new place.
-func Quarantine(dir string) (string, error) {
-	place := filepath.Join(filepath.Dir(dir), "quarantine")
+// where a person can look at it and at the reason, and returns its new place.
+func Quarantine(dir string, why error) (string, error) {
+	place := filepath.Join(filepath.Dir(dir), QuarantineDir)
 	if err := os.MkdirAll(place, 0o700); err != nil {
 		return "", fmt.Errorf("cannot quarantine %s: %w", dir, err)
 	}
@@ -111,6 +118,9 @@ func Quarantine(dir string) (string, error) {
 	}
 	if err := os.Rename(dir, to); err != nil {
 		return "", fmt.Errorf("cannot quarantine %s: %w", dir, err)
+	}
+	if err := os.WriteFile(filepath.Join(to, WhyFile), []byte(why.Error()+"\n"), 0o600); err != nil {
+		return to, fmt.Errorf("cannot say why %s is in quarantine: %w", to, err)
 	}
 	return to, nil
 }

@@ -83,12 +83,12 @@ func TestQuarantine(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	to, err := Quarantine(dir)
+	to, err := Quarantine(dir, ErrCorrupt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(to); err != nil {
-		t.Error(err)
+	if why, err := os.ReadFile(filepath.Join(to, WhyFile)); err != nil || string(why) != ErrCorrupt.Error()+"\n" {
+		t.Errorf("reason %q, %v", why, err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("still there: %v", err)
