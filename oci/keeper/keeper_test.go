@@ -386,8 +386,8 @@ func TestSpawnerStaysSmall(t *testing.T) {
 		if len(fds) > 20 {
 			t.Errorf("spawner %d has %d descriptors, at most 20", pid, len(fds))
 		}
-		if kb := f.anon(pid); kb > 2048 {
-			t.Errorf("spawner %d has %d KiB of its own, at most 2048", pid, kb)
+		if kb := f.anon(pid); kb > spawnerKiB {
+			t.Errorf("spawner %d has %d KiB of its own, at most %d", pid, kb, spawnerKiB)
 		}
 	}
 }
