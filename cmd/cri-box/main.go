@@ -27,7 +27,7 @@ func commands(n *node) []*cobra.Command {
 		serveCommand(n),
 		runCommand(n), psCommand(n), podsCommand(n), logsCommand(n), execCommand(n), stopCommand(n), rmCommand(n),
 		imagesCommand(n),
-		explainCommand(n), whyCommand(n), eventsCommand(n),
+		explainCommand(n), whyCommand(n), doctorCommand(n), eventsCommand(n),
 		configCommand(n), manCommand(n), versionCommand(n),
 	}
 }

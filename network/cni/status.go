@@ -86,8 +86,8 @@ func (n *Network) reload() {
 	for {
 		old = n.serving.Load()
 		next.status = old.status
-		if changed {
-			next.status = status{}
+		if changed { // a network that only got another text stays ready until it says otherwise
+			next.status = status{ready: old.status.ready && sameName(old.config, config)}
 		}
 		if n.serving.CompareAndSwap(old, next) {
 			break
@@ -105,6 +105,8 @@ func same(a, b *configuration) bool {
 	}
 	return a.file == b.file && string(a.text) == string(b.text)
 }
+
+func sameName(a, b *configuration) bool { return a != nil && b != nil && a.list.Name == b.list.Name }
 
 // tell logs a change, keeps the configuration for the next daemon and has STATUS
 // and the failed DELs looked at.

@@ -42,6 +42,24 @@ func (n *Network) Report() Report {
 	return r
 }
 
+// Look is what can be said without a daemon: what one would find.
+func Look(cfg Config) Report {
+	r := Report{Mode: cfg.Mode, Serves: cfg.Mode, Why: "the configuration says mode = " + cfg.Mode, NotReady: "no daemon runs"}
+	if cfg.Mode == Embedded {
+		return r
+	}
+	r.CNI = &cni.Report{ConfDirs: cfg.CNI.ConfDirs, BinDirs: cfg.CNI.BinDirs, Files: cni.Look(cfg.CNI.ConfDirs, cfg.CNI.BinDirs)}
+	if cfg.Mode == Auto {
+		r.Serves, r.Why = Embedded, "there is no CNI configuration that can be used"
+		for _, f := range r.CNI.Files {
+			if f.Problem == "" {
+				r.Serves, r.Why = CNI, "there is a CNI configuration that can be used"
+			}
+		}
+	}
+	return r
+}
+
 func (n *Network) why() string {
 	switch {
 	case n.cfg.Mode != Auto:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,11 +16,12 @@ import (
 // defaultMTU is Ethernet's, for a host that has no way out yet.
 const defaultMTU = 1500
 
-// forward makes the host forward packets of these families; twice is a no-op.
+// forward makes the host forward packets of these families, and tells what it had
+// to change; twice is a no-op.
 func forward(pools []pool) error {
 	for _, p := range pools {
 		if p.prefix.Addr().Is4() {
-			if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
+			if err := tellSysctl("net/ipv4/ip_forward", "1"); err != nil {
 				return err
 			}
 			continue
@@ -48,11 +50,11 @@ func forward6() error {
 		if iface := filepath.Base(filepath.Dir(path)); iface == "all" || iface == "default" || getSysctl(key) != "1" {
 			continue
 		}
-		if err := setSysctl(key, "2"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := tellSysctl(key, "2"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return setSysctl(forwarding, "1")
+	return tellSysctl(forwarding, "1")
 }
 
 // hasIPv6 says whether this host speaks IPv6 at all: a kernel may lack it
@@ -68,6 +70,19 @@ func getSysctl(key string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(value))
+}
+
+// tellSysctl is for what is the whole node's.
+func tellSysctl(key, value string) error {
+	before := getSysctl(key)
+	if before == value {
+		return nil
+	}
+	err := setSysctl(key, value)
+	if err == nil {
+		slog.Info("the pod network needs a sysctl of the node", "key", strings.ReplaceAll(key, "/", "."), "was", before, "is", value)
+	}
+	return err
 }
 
 func setSysctl(key, value string) error {

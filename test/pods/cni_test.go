@@ -86,6 +86,12 @@ func TestPodsByPlugins(t *testing.T) {
 		c := networkReady(t, i)
 		return c.Status && strings.Contains(c.Message, conf+": it is not JSON")
 	})
+	report, err := i.Command("doctor", "network", "--state", i.State).CombinedOutput()
+	for _, want := range []string{"serves    cni: the configuration says mode = cni", "ready     yes", conf + ": cannot be used", "network pods serves as last read", "1 attached"} {
+		if err != nil || !strings.Contains(string(report), want) {
+			t.Errorf("doctor network does not say %q (%v):\n%s", want, err, report)
+		}
+	}
 	i.Restart()
 	equal(t, "page after a restart", fetch(t, i.Node, address, 8080, "/"), "hello")
 	client := i.RunPod()
@@ -118,7 +124,7 @@ func TestPodsByPlugins(t *testing.T) {
 	for _, p := range []*harness.Pod{pod, client} {
 		p.Remove()
 	}
-	err := i.Node.Do(func() error { // what the plugins leave for the next pod
+	err = i.Node.Do(func() error { // what the plugins leave for the next pod
 		link, err := netlink.LinkByName("cni0")
 		if err != nil {
 			return err
