@@ -76,6 +76,7 @@ for what in "$@"; do
 	test)
 		need_root
 		need_busybox
+		need strace strace # test/guards
 		need nft nftables
 		need iptables iptables
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
@@ -83,12 +84,14 @@ for what in "$@"; do
 	race)
 		need_root
 		need_busybox
+		need strace strace # test/guards
 		need gcc gcc
 		[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 		;;
 	critest)
 		need_root
 		need_busybox
+		need strace strace # test/guards
 		need_critest_images
 		;;
 	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race and critest." ;;

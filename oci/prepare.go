@@ -321,7 +321,7 @@ func (m *maker) makeCgroupView() (*os.File, error) {
 		return nil, err
 	}
 	for _, v := range views {
-		if err := m.addView(dir, v); err != nil {
+		if err := m.addView(v); err != nil {
 			dir.Close()
 			return nil, err
 		}
@@ -329,10 +329,9 @@ func (m *maker) makeCgroupView() (*os.File, error) {
 	return dir, nil
 }
 
-func (m *maker) addView(dir *os.File, v cgroup.View) error {
-	if err := unix.Mkdirat(int(dir.Fd()), v.Name, 0o755); err != nil {
-		return fmt.Errorf("cannot show cgroup %s: %w", v.Name, err)
-	}
+// addView gives one hierarchy's directory; the child makes its place, and makes it
+// read-only unless the container is privileged.
+func (m *maker) addView(v cgroup.View) error {
 	f, err := mount.BindOwn(v.Dir)
 	if err != nil {
 		return err
@@ -340,7 +339,7 @@ func (m *maker) addView(dir *os.File, v cgroup.View) error {
 	name := "cgroup." + v.Name
 	m.give(name, f)
 	m.input.CgroupMounts = append(m.input.CgroupMounts, name)
-	return mount.SetAttr(f, mount.Attr{ReadOnly: true, NoExec: true, NoDev: true, NoSUID: true, Propagation: mount.Private})
+	return mount.SetAttr(f, mount.Attr{NoExec: true, NoDev: true, NoSUID: true})
 }
 
 // makePoints makes what the mounts cover in the root file system. What lies
