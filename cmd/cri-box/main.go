@@ -28,7 +28,7 @@ func commands(n *node) []*cobra.Command {
 		runCommand(n), psCommand(n), podsCommand(n), logsCommand(n), execCommand(n), stopCommand(n), rmCommand(n),
 		imagesCommand(n),
 		explainCommand(n), whyCommand(n), doctorCommand(n), eventsCommand(n),
-		configCommand(n), manCommand(n), versionCommand(n),
+		configCommand(n), resetCommand(n), manCommand(n), versionCommand(n),
 	}
 }
 

@@ -1,9 +1,11 @@
 package cli_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -169,3 +171,100 @@ func TestManual(t *testing.T) {
 		t.Errorf("what completes ima: %v %s", err, out)
 	}
 }
+
+// TestReset: with pods that run and images, everything goes; before, it asks.
+func TestReset(t *testing.T) {
+	i := harness.New(t)
+	must(i, "run", "-d", "--name", "web", "-p", "8080:80", i.Image(busybox), "sleep", "1000")
+	pod := i.RunPod()
+	pod.Run("c", i.Image(busybox), []string{"sleep", "1000"})
+	reset := func(args ...string) (string, error) {
+		cmd := i.Command(append([]string{"reset", "--state", i.State, "--root", i.Root}, args...)...)
+		var out []byte
+		err := i.Node.Do(func() (err error) { out, err = cmd.CombinedOutput(); return err })
+		return string(out), err
+	}
+	if out, err := reset("--yes"); err == nil || !strings.Contains(out, "another cri-box does (pid "+fmt.Sprint(i.PID())+")") || !strings.Contains(out, "stop the daemon first") {
+		t.Errorf("while the daemon runs: %v\n%s", err, out)
+	}
+	i.Stop()
+	if out, err := reset(); err == nil || !strings.Contains(out, "nothing was removed") || !harness.Alive(i.Keeper()) {
+		t.Errorf("without an answer: %v\n%s", err, out)
+	}
+	strange := filepath.Join(i.Root, "somebody's")
+	if err := os.WriteFile(strange, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := reset("--yes")
+	if err == nil || !strings.Contains(out, "what is still in it is not cri-box's") || !strings.Contains(out, "removed pod cri-box-run/web\n") || !strings.Contains(out, "removed pod default/"+pod.Config.Metadata.Name+"\n") {
+		t.Errorf("with a strange file: %v\n%s", err, out)
+	}
+	if err := os.Remove(strange); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := reset("--yes"); err != nil || !strings.Contains(out, "removed "+i.Root+"\n") {
+		t.Errorf("again: %v\n%s", err, out)
+	}
+	if out, err := reset("--yes"); err != nil || out != "there is nothing to remove\n" {
+		t.Errorf("a third time: %v\n%s", err, out)
+	}
+	if pid := i.Keeper(); pid != 0 {
+		t.Errorf("the keeper is still there: %s", harness.Describe(pid))
+	}
+	for _, dir := range []string{i.Root, i.State} {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", dir, err)
+		}
+	}
+}
+
+// TestDoctor: every area is looked at; what is wrong is found and ends in code 1.
+func TestDoctor(t *testing.T) {
+	certs := t.TempDir()
+	i := harness.New(t, harness.Config(fmt.Sprintf("image.certs_dirs = [%q]", certs)))
+	file := filepath.Join(i.Dir, "config.toml")
+	doctor := func(args ...string) (findings []finding, code int) {
+		cmd := i.Command(append([]string{"doctor", "--state", i.State, "--config", file, "-o", "json"}, args...)...)
+		var out []byte
+		i.Node.Do(func() (err error) { out, err = cmd.Output(); return err })
+		if err := json.Unmarshal(out, &findings); err != nil {
+			t.Fatalf("%v in %s", err, out)
+		}
+		return findings, cmd.ProcessState.ExitCode()
+	}
+	findings, _ := doctor()
+	for _, area := range []string{"kernel", "security", "cgroups", "limits", "directories", "clock", "network", "registries", "daemon"} {
+		if !slices.ContainsFunc(findings, func(f finding) bool { return f.Area == area }) {
+			t.Errorf("nothing was said about %s", area)
+		}
+	}
+	for _, f := range findings {
+		if f.State != "ok" && f.Consequence == "" && f.Remedy == "" && f.Area != "network" {
+			t.Errorf("neither consequence nor remedy: %+v", f)
+		}
+		// What a machine that runs these tests has.
+		if f.State == "BAD" && f.Area != "directories" {
+			t.Errorf("bad: %+v", f)
+		}
+	}
+	hosts := filepath.Join(certs, "broken.example.org")
+	if err := os.Mkdir(hosts, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(hosts, "hosts.toml"), []byte("capabilities = "), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	findings, code := doctor("registries")
+	if code != 1 || len(findings) != 1 || findings[0].State != "BAD" || !strings.Contains(findings[0].Remedy, hosts) {
+		t.Errorf("a wrong hosts.toml: code %d, %+v", code, findings)
+	}
+	if err := os.Chmod(i.State, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	findings, code = doctor("directories")
+	if code != 1 || !slices.ContainsFunc(findings, func(f finding) bool { return f.What == i.State && f.State == "BAD" }) {
+		t.Errorf("a state directory open to all: code %d, %+v", code, findings)
+	}
+}
+
+type finding struct{ Area, What, State, Consequence, Remedy string }
