@@ -72,34 +72,39 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 // connect greets the keeper; where nobody answers it starts one. A keeper that
 // is being killed may still accept: what counts is its answer.
 func (c *Client) connect(ctx context.Context) (*link, error) {
-	if l, err := c.greet(ctx); err == nil {
+	l, err := c.greet(ctx)
+	if err == nil {
 		return l, nil
+	}
+	if errors.Is(err, errHung) {
+		if err := killKeeper(l.pid); err != nil {
+			return nil, err
+		}
 	}
 	if err := launch(c.cfg); err != nil {
 		return nil, err
 	}
-	l, err := c.greet(ctx)
-	if err != nil {
+	if l, err = c.greet(ctx); err != nil {
 		return nil, fmt.Errorf("cannot reach the keeper just started (see %s): %w", c.cfg.LogPath, err)
 	}
 	return l, nil
 }
 
-// greetBound is how long a keeper that accepted may take to say hello.
-const greetBound = 10 * time.Second
-
+// greet connects and says hello. The link comes also with errHung, ended.
 func (c *Client) greet(ctx context.Context) (*link, error) {
 	fd, err := dial(c.cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, greetBound)
+	ctx, cancel := context.WithTimeoutCause(ctx, greetBound, errHung)
 	defer cancel()
+	pid := peerPID(fd)
 	l := newLink(fd, c.exited)
-	hello, _, err := l.ask(ctx, &message{Verb: verbHello, Version: Version}, nil)
+	l.pid = pid
+	hello, _, err := l.answer(ctx, &message{Verb: verbHello, Version: Version}, nil)
 	if err != nil {
 		l.close()
-		return nil, fmt.Errorf("cannot greet the keeper: %w", err)
+		return l, fmt.Errorf("cannot greet the keeper: %w", err)
 	}
 	l.pid = hello.PID
 	return l, nil

@@ -37,6 +37,10 @@ func Run(listener int) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become undumpable: %w", err)
 	}
+	// Once more, in our own name: by it a daemon finds who does not answer.
+	if err := unix.Listen(listener, backlog); err != nil {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
 	p, err := newPool()
 	if err != nil {
 		return err
@@ -215,10 +219,13 @@ func (k *keeper) newChild(res spawned) bool {
 	return true
 }
 
+// spawnBound is how long a program may take that was given no time.
+const spawnBound = 30 * time.Second
+
 func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
 	timeout := time.Duration(m.Timeout) * time.Millisecond
 	if timeout <= 0 {
-		timeout = 30 * time.Second
+		timeout = spawnBound
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -365,6 +372,8 @@ func (k *keeper) await(h *held, w *waiter) {
 	k.send(peer, &message{Verb: verbExit, Item: &item}, nil)
 }
 
+const backlog = 4
+
 // Listen makes the keeper's socket at path, replacing what is there.
 func Listen(path string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -379,7 +388,7 @@ func Listen(path string) (int, error) {
 	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 	unix.Umask(old)
 	if err == nil {
-		err = unix.Listen(fd, 4)
+		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
 		unix.Close(fd)

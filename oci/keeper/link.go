@@ -100,9 +100,9 @@ func (l *link) begin(m *message, fds []int, room int) (chan answer, func(), erro
 	return ch, end, nil
 }
 
-// ask sends a request and waits for its one answer, whose descriptors become the
+// answer sends a request and waits for its one answer, whose descriptors become the
 // caller's. When ctx ends first, the answer is dropped when it comes.
-func (l *link) ask(ctx context.Context, m *message, fds []int) (*message, []int, error) {
+func (l *link) answer(ctx context.Context, m *message, fds []int) (*message, []int, error) {
 	ch, end, err := l.begin(m, fds, 1)
 	if err != nil {
 		return nil, nil, err

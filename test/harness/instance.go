@@ -22,6 +22,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/image/imagetest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -214,13 +215,28 @@ func (i *Instance) launch(notify *notifier) error {
 
 func (i *Instance) dial() {
 	i.T.Helper()
-	conn, err := grpc.NewClient("unix://"+i.Socket(),
+	conn := i.connect()
+	i.CRI = CRI{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}
+}
+
+// Dial is a connection of the test's own, which ends with it. It tries again
+// within milliseconds where serve is not up yet.
+func (i *Instance) Dial() *grpc.ClientConn {
+	conn := i.connect(grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1, MaxDelay: 2 * time.Millisecond}}))
+	i.T.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (i *Instance) connect(opts ...grpc.DialOption) *grpc.ClientConn {
+	i.T.Helper()
+	conn, err := grpc.NewClient("unix://"+i.Socket(), append(opts,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))...)
 	if err != nil {
 		i.T.Fatal(err)
 	}
-	i.CRI = CRI{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}
+	return conn
 }
 
 // PID is serve's process id.
