@@ -229,3 +229,18 @@ func TestContainerFilter(t *testing.T) {
 		}
 	}
 }
+
+// TestBadPortMappings: how good ones carry packets depends on the node.
+func TestBadPortMappings(t *testing.T) {
+	clause(t, "PortMapping specifies the port mapping configurations of a sandbox.")
+	n := newNode(t)
+	for field, bad := range map[string]*runtimeapi.PortMapping{
+		"protocol":       {Protocol: 9, ContainerPort: 1, HostPort: 1},
+		"container_port": {ContainerPort: 70000, HostPort: 1},
+		"host_port":      {ContainerPort: 1, HostPort: -1},
+		"host_ip":        {ContainerPort: 1, HostPort: 1, HostIp: "here"},
+	} {
+		_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{bad} }))
+		refused(t, "a bad "+field, err, field)
+	}
+}

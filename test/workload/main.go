@@ -26,6 +26,7 @@ func init() {
 		"count":         count,
 		"eat-memory":    eatMemory,
 		"echo":          echo,
+		"echo-udp":      echoUDP,
 		"exit":          func(a []string) int { return number(a, 0) },
 		"fork-orphans":  forkOrphans,
 		"get":           get,
