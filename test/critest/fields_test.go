@@ -255,8 +255,10 @@ func document(things []thing, entries map[string]entry) string {
 		if strings.HasPrefix(thing.name, "rpc ") {
 			kind = "RPCs"
 		}
-		count[kind+entries[thing.name].verdict]++
 		count[kind]++
+		if v := entries[thing.name].verdict; v != "" {
+			count[kind+v]++
+		}
 	}
 	fmt.Fprintf(&b, `# What cri-box does of the CRI, RPC by RPC and field by field
 
