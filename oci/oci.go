@@ -11,17 +11,14 @@
 package oci
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
-	"github.com/cri-box/cri-box/oci/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/singleflight"
 )
@@ -124,40 +121,4 @@ func (r *Runtime) cgroupOf(id, path string) (*cgroup.Cgroup, error) {
 	}
 	r.groups[id] = cg
 	return cg, nil
-}
-
-// filters caches compiled seccomp filters, which containers of one shape share.
-type filters struct {
-	mu    sync.Mutex
-	byKey map[string]program.Filter // by the profile's JSON
-}
-
-const maxFilters = 256
-
-// compile gives the filter for s, the zero Filter without one.
-func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
-	if s == nil {
-		return program.Filter{}, nil
-	}
-	key, err := json.Marshal(s)
-	if err != nil {
-		return program.Filter{}, fmt.Errorf("cannot compile seccomp profile: %w", err)
-	}
-	f.mu.Lock()
-	cached, ok := f.byKey[string(key)]
-	f.mu.Unlock()
-	if ok {
-		return cached, nil
-	}
-	filter, err := program.CompileSeccomp(s, runtime.GOARCH)
-	if err != nil {
-		return program.Filter{}, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.byKey == nil || len(f.byKey) >= maxFilters {
-		f.byKey = map[string]program.Filter{}
-	}
-	f.byKey[string(key)] = filter
-	return filter, nil
 }

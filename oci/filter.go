@@ -1,0 +1,85 @@
+package oci
+
+import (
+	"runtime"
+	"strconv"
+	"sync"
+
+	"github.com/cri-box/cri-box/oci/program"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// filters caches compiled seccomp filters, which containers of one shape share.
+type filters struct {
+	mu    sync.Mutex
+	byKey map[string]program.Filter // by filterKey
+}
+
+const maxFilters = 256
+
+// compile gives the filter for s, the zero Filter without one.
+func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
+	if s == nil {
+		return program.Filter{}, nil
+	}
+	key := filterKey(s)
+	f.mu.Lock()
+	cached, ok := f.byKey[string(key)]
+	f.mu.Unlock()
+	if ok {
+		return cached, nil
+	}
+	filter, err := program.CompileSeccomp(s, runtime.GOARCH)
+	if err != nil {
+		return program.Filter{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.byKey == nil || len(f.byKey) >= maxFilters {
+		f.byKey = map[string]program.Filter{}
+	}
+	f.byKey[string(key)] = filter
+	return filter, nil
+}
+
+// filterKey is all of a profile's content, in a form that is quick to write: it
+// is made for every start and every exec. Strings end with a NUL, which none has.
+func filterKey(s *specs.LinuxSeccomp) []byte {
+	b := make([]byte, 0, 8<<10)
+	text := func(v string) { b = append(append(b, v...), 0) }
+	number := func(v uint64) { b = append(strconv.AppendUint(b, v, 36), 0) }
+	errno := func(v *uint) {
+		if v != nil {
+			number(uint64(*v))
+		}
+		b = append(b, 1)
+	}
+	text(string(s.DefaultAction))
+	errno(s.DefaultErrnoRet)
+	for _, a := range s.Architectures {
+		text(string(a))
+	}
+	b = append(b, 2)
+	for _, f := range s.Flags {
+		text(string(f))
+	}
+	b = append(b, 3)
+	for _, c := range s.Syscalls {
+		for _, name := range c.Names {
+			text(name)
+		}
+		b = append(b, 4)
+		text(string(c.Action))
+		errno(c.ErrnoRet)
+		for _, a := range c.Args {
+			number(uint64(a.Index))
+			number(a.Value)
+			number(a.ValueTwo)
+			text(string(a.Op))
+		}
+		b = append(b, 5)
+	}
+	text(s.ListenerPath)
+	text(s.ListenerMetadata)
+	return b
+}
