@@ -11,13 +11,19 @@ import (
 
 func execCommand(n *node) *cobra.Command {
 	var timeout time.Duration
+	var stdin, tty bool
 	c := &cobra.Command{
 		Use:   "exec CONTAINER COMMAND [ARGUMENT...]",
 		Short: "Run a command in a container; its exit code becomes ours",
-		Long: "Run a command in a container and print what it wrote once it has ended. The\n" +
-			"exit code is the command's.",
+		Long: "Run a command in a container and print what it wrote once it has ended; with -i\n" +
+			"or -t while it runs. The exit code is the command's.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if stdin || tty {
+				return n.withClient(0, func(ctx context.Context, c *client) error {
+					return c.execStream(ctx, args[0], args[1:], stdin, tty)
+				})
+			}
 			bound := time.Duration(0)
 			if timeout > 0 {
 				bound = timeout + callBound
@@ -25,9 +31,28 @@ func execCommand(n *node) *cobra.Command {
 			return n.withClient(bound, func(ctx context.Context, c *client) error { return c.exec(ctx, args[0], args[1:], timeout) })
 		},
 	}
-	c.Flags().DurationVar(&timeout, "timeout", 0, "kill the command after this time, such as 30s")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "kill the command after this time, such as 30s; not with -i or -t")
+	c.Flags().BoolVarP(&stdin, "interactive", "i", false, "our standard input is the command's")
+	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal of its own")
 	c.Flags().SetInterspersed(false) // the command has flags of its own
 	return c
+}
+
+// execStream runs a command with our own streams.
+func (c *client) execStream(ctx context.Context, ref string, command []string, stdin, tty bool) error {
+	x, err := c.container(ctx, ref)
+	if err != nil {
+		return err
+	}
+	resp, err := c.runtime.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: x.Id, Cmd: command, Stdin: stdin, Stdout: true, Stderr: !tty, Tty: tty})
+	if err != nil {
+		return err
+	}
+	code, err := c.stream(ctx, resp.Url, stdin, tty)
+	if err == nil && code != 0 {
+		return exitCode(code)
+	}
+	return err
 }
 
 func (c *client) exec(ctx context.Context, ref string, command []string, timeout time.Duration) error {

@@ -153,6 +153,31 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// TestExecStreams: input, both outputs and the exit code of a command, and a
+// terminal of its own.
+func TestExecStreams(t *testing.T) {
+	i := harness.New(t)
+	must(i, "run", "-d", "--name", "web", i.Image(busybox), "sleep", "1000")
+	exec := func(input string, args ...string) (r result) {
+		cmd := i.Command(append([]string{"--state", i.State, "exec"}, args...)...)
+		var out, errs bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+		i.Node.Do(cmd.Run)
+		return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	}
+	many := strings.Repeat("line of the input\n", 100_000)
+	if r := exec(many, "-i", "web", "sh", "-c", "cat; echo problem >&2; exit 4"); r.out != many || r.err != "problem\n" || r.code != 4 {
+		t.Errorf("%d bytes of output for %d, %q, code %d", len(r.out), len(many), r.err, r.code)
+	}
+	if r := exec("", "-t", "web", "sh", "-c", "test -t 0 && test -t 1 && echo terminal"); r.out != "terminal\r\n" || r.code != 0 {
+		t.Errorf("with a terminal: %+v", r)
+	}
+	if r := exec("", "-i", "web", "/no/such"); r.code == 0 || !strings.Contains(r.err, "/no/such") {
+		t.Errorf("what cannot run: %+v", r)
+	}
+	must(i, "rm", "--force", "web")
+}
+
 // TestPublish: the port is reached from outside.
 func TestPublish(t *testing.T) {
 	i := harness.New(t)

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cri-box/cri-box/cmd/cri-box/config"
+)
+
+// other is for each setting a value that is not its default.
+var other = map[string]string{
+	"listen": "/x/sock", "root": "/x", "state": "/y",
+	"log.level": "warn", "log.format": "json",
+	"image.certs_dirs": "['/x']", "image.max_concurrent_layers": "9", "image.pinned": "['x']", "image.stall_timeout": "9s",
+	"image.limits.entries": "9", "image.limits.bytes": "9MiB", "image.limits.depth": "9", "image.limits.path_length": "99",
+	"network.mode": "cni", "network.ipv4": "10.9.0.0/16", "network.ipv6": "fd09::/64", "network.pod_cidr": "kubelet", "network.mtu": "1400",
+	"network.cni.conf_dir": "/x", "network.cni.bin_dirs": "['/x']",
+	"container.path": "/x", "container.capabilities": "['KILL']", "container.ulimits": "['core=0']", "container.pids_limit": "9",
+	"container.shm_size": "9MiB", "container.missing_bind_source": "create", "container.max_log_line": "9KiB",
+}
+
+// TestEverySettingHasAnEffect: what the parts are opened with differs.
+func TestEverySettingHasAnEffect(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opened := func(flags ...string) string {
+		s := settings{source: config.Source{Path: file, Flags: flags}}
+		if err := s.load(); err != nil {
+			t.Fatal(err)
+		}
+		// As serve.go has it, part by part.
+		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
+			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine)
+	}
+	usual := opened()
+	for name := range config.New().Values() {
+		if other[name] == "" {
+			t.Errorf("%s: this test has no value for it", name)
+		} else if opened(name+"="+other[name]) == usual {
+			t.Errorf("%s has no effect", name)
+		}
+	}
+}
