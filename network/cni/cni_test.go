@@ -108,7 +108,7 @@ func TestSeveralInterfaces(t *testing.T) {
 
 func TestBadPluginsDoNotHoldAnybodyUp(t *testing.T) {
 	for mode, want := range map[string]string{
-		"hang": "CNI ADD took longer than 500ms", "child": "CNI ADD took longer than 500ms", "crash": "signal: killed",
+		"hang": "CNI ADD took longer than 2s", "child": "CNI ADD took longer than 2s", "crash": "signal: killed",
 		"garbage": "cannot", "flood": "printed more than 1048576 bytes", "unready": "the agent is away",
 	} {
 		t.Run(mode, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestBadPluginsDoNotHoldAnybodyUp(t *testing.T) {
 			if err == nil || mode != "garbage" && !strings.Contains(err.Error(), want) || len(err.Error()) > 4096 {
 				t.Errorf("error %v, want %q", err, want)
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 8*time.Second {
 				t.Errorf("it took %s", took)
 			}
 			group := s.calls("ADD")[0].PID
@@ -172,7 +172,7 @@ func TestDelIsRepeatedByTheNextDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := s.net.Detach(context.Background(), pod.ID); err != nil || time.Since(began) > 5*time.Second {
+	if err := s.net.Detach(context.Background(), pod.ID); err != nil || time.Since(began) > 8*time.Second {
 		t.Fatal(err, time.Since(began))
 	}
 	if one, ok := s.net.journal.get(pod.ID); !ok || !one.Leaving || !strings.Contains(one.LastError, "CNI DEL took longer") {
@@ -241,6 +241,7 @@ func TestAttachIsIdempotent(t *testing.T) {
 
 func TestStatusIsCachedWithHysteresis(t *testing.T) {
 	s := newScene(t)
+	s.cfg.Timing.Status = time.Second
 	s.write("10-a.conflist", s.list("a", map[string]string{"STATUS": "hang"}, nil))
 	s.open()
 	began := time.Now()

@@ -132,7 +132,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s.install("fake")
 	s.cfg = Config{ConfDirs: []string{s.conf}, BinDirs: []string{s.bin}, Dir: dir + "/lib", Timing: Timing{
-		Add: 500 * time.Millisecond, Del: 500 * time.Millisecond, Status: 300 * time.Millisecond, GC: time.Second,
+		Add: 2 * time.Second, Del: 2 * time.Second, Status: 10 * time.Second, GC: time.Second,
 		StatusEvery: 20 * time.Millisecond, RetryFirst: 10 * time.Millisecond, RetryMost: 40 * time.Millisecond, Settle: time.Millisecond}}
 	return s
 }
