@@ -35,7 +35,6 @@ failCgroupV1: false
 failSwapOn: false
 makeIPTablesUtilChains: false
 enforceNodeAllocatable: []
-localStorageCapacityIsolation: false
 fileCheckFrequency: 1s
 maxPods: 200
 evictionHard: {memory.available: "100Mi", nodefs.available: "1%%", imagefs.available: "1%%"}
@@ -57,7 +56,7 @@ type Node struct {
 	api    api
 	proc   *exec.Cmd
 	ended  chan struct{}
-	pods   atomic.Int32 // for their names
+	made   atomic.Int32 // for their names
 }
 
 // newNode starts both; when the test ends it removes the pods and looks for what
@@ -95,6 +94,9 @@ func (n *Node) prepare(t testing.TB) {
 	}
 	t.Cleanup(func() { n.removeCgroup(t) })
 	n.api = newAPI(n.Node)
+	if err := os.WriteFile(filepath.Join(n.Dir, "root", "config.json"), credentials(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	text := fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup)
 	if err := os.WriteFile(filepath.Join(n.Dir, "config.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/cri-box/cri-box/test/harness"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -27,6 +28,7 @@ type Pod struct {
 	t        testing.TB
 	Name     string // with the node's, as the kubelet calls it
 	manifest string
+	uid      string
 }
 
 // sh is a container that runs a shell script in busybox.
@@ -42,7 +44,17 @@ func work(name string, verb ...string) v1.Container {
 // run writes a pod's manifest. Its end is quick, unless the test says otherwise.
 func (n *Node) run(t testing.TB, spec v1.PodSpec) *Pod {
 	t.Helper()
-	name := fmt.Sprintf("pod-%d", n.pods.Add(1))
+	name := fmt.Sprintf("pod-%d", n.made.Add(1))
+	p := &Pod{Node: n, t: t, Name: name + "-" + nodeName, uid: name + "-of-" + n.Instance.Name,
+		manifest: filepath.Join(n.Dir, "manifests", name+".json")}
+	p.write(spec)
+	return p
+}
+
+// write puts the manifest in its place in one step. It has a uid of its own: the
+// kubelet would make one from the text, and another pod of another text.
+func (p *Pod) write(spec v1.PodSpec) {
+	p.t.Helper()
 	if spec.TerminationGracePeriodSeconds == nil {
 		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
 	}
@@ -53,19 +65,12 @@ func (n *Node) run(t testing.TB, spec v1.PodSpec) *Pod {
 			}
 		}
 	}
-	p := &Pod{Node: n, t: t, Name: name + "-" + nodeName, manifest: filepath.Join(n.Dir, "manifests", name+".json")}
-	p.write(v1.Pod{
+	name := strings.TrimSuffix(p.Name, "-"+nodeName)
+	text, err := json.Marshal(v1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(p.uid)},
 		Spec:       spec,
 	})
-	return p
-}
-
-// write puts the manifest in its place in one step.
-func (p *Pod) write(pod v1.Pod) {
-	p.t.Helper()
-	text, err := json.Marshal(pod)
 	if err != nil {
 		p.t.Fatal(err)
 	}
