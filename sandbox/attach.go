@@ -63,12 +63,14 @@ type attachment struct {
 	entry  *containerEntry
 	ctr    *Container
 	client IO
+	input  func() // passes on the client's input; nil once it does
 }
 
 func (a *attachment) tty() bool { return a.ctr.Config.Of.GetTty() }
 
-// connectInput starts to pass on the client's input and terminal size. Without
-// stdin, or after its only client with stdin_once, there is nothing to connect.
+// connectInput begins with the terminal's size, and prepares to pass on the
+// client's input. Without stdin, or after its only client with stdin_once, there is
+// nothing to connect.
 func (a *attachment) connectInput(ctx context.Context) (end func(), err error) {
 	name := keeper.FDStdin
 	if a.tty() {
@@ -84,17 +86,26 @@ func (a *attachment) connectInput(ctx context.Context) (end func(), err error) {
 	if a.client.Stdin == nil || !a.ctr.Config.Of.GetStdin() {
 		return func() { f.Close() }, nil
 	}
-	go func() {
+	a.input = func() {
 		if err := copyIn(f, a.client.Stdin); err == nil {
 			a.endInput(f)
 		}
-	}()
+	}
 	return func() {
 		f.Close()
 		if ctx.Err() != nil { // detached: that ends it as well
 			a.endInput(f)
 		}
 	}, nil
+}
+
+// startInput passes on the client's input, once its output is connected: what
+// the container answers to the first line belongs to this client too.
+func (a *attachment) startInput() {
+	if a.input != nil {
+		go a.input()
+		a.input = nil
+	}
 }
 
 // endInput ends the container's stdin after one client, if it asked for that.
@@ -150,6 +161,7 @@ func (a *attachment) copyOnce(ctx context.Context) (lost bool, err error) {
 		outputs = append(outputs, follow(read, sendTo(w)))
 	}
 	if len(taps) == 0 { // input only
+		a.startInput()
 		select {
 		case <-a.entry.exited:
 		case <-ctx.Done():
@@ -160,6 +172,7 @@ func (a *attachment) copyOnce(ctx context.Context) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	a.startInput()
 	for _, write := range taps {
 		write.Close()
 	}
