@@ -48,7 +48,7 @@ func (c *client) execStream(ctx context.Context, ref string, command []string, s
 	if err != nil {
 		return err
 	}
-	code, err := c.stream(ctx, resp.Url, stdin, tty)
+	code, err := c.stream(ctx, resp.Url, streams{stdin: stdin, output: true, tty: tty})
 	if err == nil && code != 0 {
 		return exitCode(code)
 	}

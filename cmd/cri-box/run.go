@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -27,13 +29,21 @@ type runOptions struct {
 	image                string
 	command              []string
 	name, user, workdir  string
-	network, pid         string
-	memory               string
-	cpus                 float64
+	namespaces           runNamespaces
+	limits               runLimits
+	stdin, tty           bool
 	ports, volumes, vars []string
 	remove, detach       bool
 	privileged           bool
 }
+
+// runLimits are "" and 0 for none.
+type runLimits struct {
+	memory string
+	cpus   float64
+}
+
+type runNamespaces struct{ network, pid string }
 
 func runCommand(n *node) *cobra.Command {
 	var o runOptions
@@ -57,13 +67,15 @@ func runCommand(n *node) *cobra.Command {
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "host port to container port, as `[IP:]HOST:CONTAINER[/udp]`")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "directory or file of the host, as `SOURCE:TARGET[:ro]`")
 	f.StringArrayVarP(&o.vars, "env", "e", nil, "variable, as `NAME=VALUE`, or NAME for ours")
-	f.StringVar(&o.memory, "memory", "", "limit, such as 64MiB")
-	f.Float64Var(&o.cpus, "cpus", 0, "limit in processors, such as 0.5")
+	f.StringVar(&o.limits.memory, "memory", "", "limit, such as 64MiB")
+	f.Float64Var(&o.limits.cpus, "cpus", 0, "limit in processors, such as 0.5")
 	f.StringVarP(&o.user, "user", "u", "", "`user[:group]`, names of the image or numbers; a group needs a number for the user")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working `directory`")
-	f.StringVar(&o.network, "network", "pod", "pod or host")
-	f.StringVar(&o.pid, "pid", "container", "container or host")
+	f.StringVar(&o.namespaces.network, "network", "pod", "pod or host")
+	f.StringVar(&o.namespaces.pid, "pid", "container", "container or host")
 	f.BoolVar(&o.privileged, "privileged", false, "all capabilities and devices")
+	f.BoolVarP(&o.stdin, "interactive", "i", false, "our standard input is the container's")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give it a terminal of its own")
 	f.BoolVar(&o.remove, "rm", false, "remove it once it has ended")
 	f.BoolVarP(&o.detach, "detach", "d", false, "print the container's id and leave it running")
 	return c
@@ -71,8 +83,8 @@ func runCommand(n *node) *cobra.Command {
 
 // run makes pod and container, and unless it is detached stays until the end.
 func (c *client) run(ctx context.Context, o *runOptions) (err error) {
-	if o.remove && o.detach {
-		return errors.New("cannot both --detach and --rm: nobody would be there to remove it")
+	if o.detach && (o.remove || o.stdin || o.tty) {
+		return errors.New("cannot --detach with --rm, -i or -t: nobody would be there for it")
 	}
 	if o.name == "" {
 		o.name = defaultName(o.image)
@@ -92,7 +104,7 @@ func (c *client) run(ctx context.Context, o *runOptions) (err error) {
 		fmt.Println(id)
 		return nil
 	}
-	code, err := c.stay(ctx, id)
+	code, err := c.stay(ctx, id, o)
 	if o.remove {
 		err = errors.Join(err, c.dropPod(context.WithoutCancel(ctx), podID))
 	}
@@ -135,11 +147,11 @@ func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, co
 	return up.PodSandboxId, made.ContainerId, err
 }
 
-// stay prints the container's log until it ends, stops it when we are
+// stay prints what the container writes until it ends, stops it when we are
 // interrupted, and returns its exit code. The pod's network ends with it.
-func (c *client) stay(ctx context.Context, id string) (int32, error) {
+func (c *client) stay(ctx context.Context, id string, o *runOptions) (int32, error) {
 	always := context.WithoutCancel(ctx)
-	followed := c.logs(ctx, id, logOptions{follow: true, tail: -1})
+	followed := c.watch(ctx, id, o)
 	if ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr, "cri-box: stopping it")
 		if _, err := c.stopContainer(always, id, stopGrace); err != nil {
@@ -165,6 +177,38 @@ func (c *client) stay(ctx context.Context, id string) (int32, error) {
 		_, err = c.runtime.StopPodSandbox(always, &runtimeapi.StopPodSandboxRequest{PodSandboxId: x.PodSandboxId})
 	}
 	return s.ExitCode, err
+}
+
+// watch joins our streams to the container's until it ends. What it writes comes
+// from its log, which has all of it from the begin on; a terminal's from the
+// container itself, since half a line is no line of a log.
+func (c *client) watch(ctx context.Context, id string, o *runOptions) error {
+	var link string
+	if o.stdin || o.tty {
+		resp, err := c.runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: id, Stdin: o.stdin, Stdout: o.tty, Tty: o.tty})
+		if err != nil && status.Code(err) != codes.FailedPrecondition { // it has ended already: only the log is left
+			return err
+		}
+		link = resp.GetUrl()
+	}
+	if link != "" && o.tty {
+		end, err := c.watchEnd(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := c.stream(ctx, link, streams{stdin: o.stdin, output: true, tty: true}); err != nil {
+			return err
+		}
+		select {
+		case <-end:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	if link != "" {
+		go c.stream(ctx, link, streams{stdin: true}) // ends with the container, or us
+	}
+	return c.logs(ctx, id, logOptions{follow: true, tail: -1})
 }
 
 // dropPod stops and removes a pod with all in it, and the logs of one that `run`

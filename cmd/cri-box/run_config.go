@@ -22,7 +22,7 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 	if o.name != filepath.Base(o.name) || o.name == "." || o.name == ".." {
 		return nil, nil, fmt.Errorf("cannot use the name %q: it must not have / in it", o.name)
 	}
-	namespaces, err := o.namespaces()
+	namespaces, err := o.namespaceOption()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -47,6 +47,9 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 		WorkingDir: o.workdir,
 		Labels:     labels,
 		LogPath:    "log",
+		Stdin:      o.stdin,
+		StdinOnce:  o.stdin,
+		Tty:        o.tty,
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 			NamespaceOptions: namespaces, Privileged: o.privileged}},
 	}
@@ -74,21 +77,21 @@ func parseAll[T any](texts []string, parse func(string) (T, error)) ([]T, error)
 	return list, nil
 }
 
-func (o *runOptions) namespaces() (*runtimeapi.NamespaceOption, error) {
+func (o *runOptions) namespaceOption() (*runtimeapi.NamespaceOption, error) {
 	n := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
-	switch o.network {
+	switch o.namespaces.network {
 	case "pod":
 	case "host":
 		n.Network = runtimeapi.NamespaceMode_NODE
 	default:
-		return nil, fmt.Errorf("cannot use the network %q: it is pod or host", o.network)
+		return nil, fmt.Errorf("cannot use the network %q: it is pod or host", o.namespaces.network)
 	}
-	switch o.pid {
+	switch o.namespaces.pid {
 	case "container":
 	case "host":
 		n.Pid = runtimeapi.NamespaceMode_NODE
 	default:
-		return nil, fmt.Errorf("cannot use the PID namespace %q: it is container or host", o.pid)
+		return nil, fmt.Errorf("cannot use the PID namespace %q: it is container or host", o.namespaces.pid)
 	}
 	return n, nil
 }
@@ -160,18 +163,18 @@ func parseVar(text string) (*runtimeapi.KeyValue, error) {
 
 func (o *runOptions) resources() (*runtimeapi.LinuxContainerResources, error) {
 	r := &runtimeapi.LinuxContainerResources{}
-	if o.memory != "" {
+	if o.limits.memory != "" {
 		var size config.Size
-		if err := size.UnmarshalText([]byte(o.memory)); err != nil {
+		if err := size.UnmarshalText([]byte(o.limits.memory)); err != nil {
 			return nil, fmt.Errorf("cannot limit memory: %w", err)
 		}
 		r.MemoryLimitInBytes = int64(size)
 	}
-	if o.cpus < 0 || o.cpus > 0 && o.cpus < 0.01 || math.IsNaN(o.cpus) || o.cpus > 100_000 {
-		return nil, fmt.Errorf("cannot limit to %v processors: 0.01 is the least", o.cpus)
+	if o.limits.cpus < 0 || o.limits.cpus > 0 && o.limits.cpus < 0.01 || math.IsNaN(o.limits.cpus) || o.limits.cpus > 100_000 {
+		return nil, fmt.Errorf("cannot limit to %v processors: 0.01 is the least", o.limits.cpus)
 	}
-	if o.cpus > 0 {
-		r.CpuPeriod, r.CpuQuota = cpuPeriod, int64(o.cpus*cpuPeriod)
+	if o.limits.cpus > 0 {
+		r.CpuPeriod, r.CpuQuota = cpuPeriod, int64(o.limits.cpus*cpuPeriod)
 	}
 	return r, nil
 }

@@ -27,9 +27,15 @@ const dialBound = 10 * time.Second
 // maxFault is how much of the error channel is read, in bytes.
 const maxFault = 64 << 10
 
+// streams are those of ours that are joined to something in a container.
+type streams struct {
+	stdin, output bool
+	tty           bool // output is one stream, and the size is told
+}
+
 // stream joins our own streams to a URL of Exec or Attach and returns the exit
 // code of what is at its other end.
-func (c *client) stream(ctx context.Context, link string, stdin, tty bool) (int, error) {
+func (c *client) stream(ctx context.Context, link string, want streams) (int, error) {
 	conn, err := dialStream(ctx, link)
 	if err != nil {
 		return 0, err
@@ -37,34 +43,28 @@ func (c *client) stream(ctx context.Context, link string, stdin, tty bool) (int,
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	open := func(kind string) httpstream.Stream {
-		if err != nil {
+	open := func(want bool, kind string) httpstream.Stream {
+		if err != nil || !want {
 			return nil
 		}
 		var s httpstream.Stream
 		s, err = conn.CreateStream(http.Header{remotecommand.StreamType: {kind}})
 		return s
 	}
-	fault := open(remotecommand.StreamTypeError)
-	var in, stderr, resize httpstream.Stream
-	if stdin {
-		in = open(remotecommand.StreamTypeStdin)
-	}
-	stdout := open(remotecommand.StreamTypeStdout)
-	if tty {
-		resize = open(remotecommand.StreamTypeResize)
-	} else {
-		stderr = open(remotecommand.StreamTypeStderr)
-	}
+	fault := open(true, remotecommand.StreamTypeError)
+	stdin := open(want.stdin, remotecommand.StreamTypeStdin)
+	stdout := open(want.output, remotecommand.StreamTypeStdout)
+	stderr := open(want.output && !want.tty, remotecommand.StreamTypeStderr)
+	resize := open(want.tty, remotecommand.StreamTypeResize)
 	if err != nil {
 		return 0, fmt.Errorf("cannot open streams: %w", err)
 	}
-	if tty {
+	if want.tty {
 		defer rawTerminal()()
 		go sendSizes(ctx, resize)
 	}
-	if stdin {
-		go func() { io.Copy(in, os.Stdin); in.Close() }() // ends with the process
+	if want.stdin {
+		go func() { io.Copy(stdin, os.Stdin); stdin.Close() }() // ends with the process
 	}
 	return drain(fault, stdout, stderr)
 }
@@ -78,8 +78,10 @@ func drain(fault, stdout, stderr httpstream.Stream) (int, error) {
 			io.Copy(os.Stderr, stderr)
 		}
 	}()
-	if _, err := io.Copy(os.Stdout, stdout); err != nil {
-		return 0, fmt.Errorf("the stream broke: %w", err)
+	if stdout != nil {
+		if _, err := io.Copy(os.Stdout, stdout); err != nil {
+			return 0, fmt.Errorf("the stream broke: %w", err)
+		}
 	}
 	<-done
 	text, err := io.ReadAll(io.LimitReader(fault, maxFault))

@@ -178,6 +178,42 @@ func TestExecStreams(t *testing.T) {
 	must(i, "rm", "--force", "web")
 }
 
+// TestRunStreams: input to a container and all of its output, and a terminal.
+func TestRunStreams(t *testing.T) {
+	i := harness.New(t)
+	run := func(input string, args ...string) (r result) {
+		cmd := i.Command(append([]string{"--state", i.State, "--config", config(i), "run", "--rm"}, args...)...)
+		var out, errs bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+		i.Node.Do(cmd.Run)
+		return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	}
+	if r := run("to be sorted\nand\n", "-i", i.Image(busybox), "sh", "-c", "echo first; sort; exit 6"); r.out != "first\nand\nto be sorted\n" || r.code != 6 {
+		t.Errorf("with input: %+v", r)
+	}
+	// What attaches sees what is written from then on: answer when something was seen.
+	cmd := i.Command("--state", i.State, "--config", config(i), "run", "--rm", "-it", i.Image(busybox),
+		"sh", "-c", "while :; do echo ready; if read -t 1 a; then break; fi; done; test -t 0 && echo terminal $a; exit 5")
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := i.Node.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	seen := make([]byte, len("ready\r\n"))
+	if _, err := io.ReadFull(out, seen); err != nil || string(seen) != "ready\r\n" {
+		t.Errorf("the terminal says %q, %v", seen, err)
+	}
+	io.WriteString(in, "x\n")
+	rest, _ := io.ReadAll(out)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); !strings.HasSuffix(string(rest), "terminal x\r\n") || code != 5 {
+		t.Errorf("with a terminal: code %d, %q", code, rest)
+	}
+	if pods := must(i, "pods", "-o", "json"); pods != "[]\n" {
+		t.Errorf("left: %s", pods)
+	}
+}
+
 // TestPublish: the port is reached from outside.
 func TestPublish(t *testing.T) {
 	i := harness.New(t)
