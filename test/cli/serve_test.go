@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
 	"github.com/cri-box/cri-box/test/probe/state"
@@ -268,3 +269,31 @@ func TestDoctor(t *testing.T) {
 }
 
 type finding struct{ Area, What, State, Consequence, Remedy string }
+
+// TestWhyWhileItHangs: a pod that is stuck at a step, and the answer does not wait for it.
+func TestWhyWhileItHangs(t *testing.T) {
+	faults := t.TempDir()
+	i := harness.New(t, harness.Env("CRIBOX_FAULTS="+faults))
+	point := filepath.Join(faults, "pod: attach network")
+	if err := os.WriteFile(point, []byte("delay 3s"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, made := i.PodConfig(), make(chan error, 1)
+	go func() { _, err := i.TryRunPod(config); made <- err }()
+	i.Wait("the pod to be at the step", func() bool { _, err := os.Stat(point); return os.IsNotExist(err) })
+	began := time.Now()
+	out := must(i, "why", config.Metadata.Name)
+	took := time.Since(began)
+	select {
+	case err := <-made:
+		t.Fatalf("the pod did not hang: %v", err)
+	default:
+	}
+	if !strings.Contains(out, "pod default/"+config.Metadata.Name) || !strings.Contains(out, "is not ready") || !strings.Contains(out, "at step \"attach network\" for ") {
+		t.Errorf("it says\n%s", out)
+	}
+	t.Logf("answered in %v:\n%s", took, out)
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}
