@@ -185,7 +185,7 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 	u.later = later
 	files := map[string]*os.File{}
 	if !u.pod.hostNetwork() || !u.pod.hostIPC() {
-		set, err := netns.New(ctx, netns.Options{
+		set, err := u.ahead.New(ctx, netns.Options{
 			NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
 			Hostname: u.pod.hostname(), Sysctls: now,
 		})

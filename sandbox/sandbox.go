@@ -120,6 +120,7 @@ type Manager struct {
 	creates flights
 	exits   exits
 	pacer   netns.Pacer // ends namespaces, one after the other
+	ahead   netns.Pool  // namespaces that pods need not wait for
 
 	mu         sync.Mutex
 	pods       map[string]*podEntry
@@ -132,6 +133,10 @@ type Manager struct {
 	disks    disks
 	rates    rates
 }
+
+// podsAhead is for how many pods namespaces are made ahead; each holds some
+// 300 KiB of the kernel's memory.
+const podsAhead = 4
 
 // A podEntry is a pod's place in memory.
 type podEntry struct {
@@ -189,6 +194,8 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
 	m.SetPolicy(cfg.Policy)
+	m.ahead.Size = podsAhead
+	m.ahead.Fill()
 	m.exits.init()
 	m.events.init()
 	m.disks.init(cfg.Runtime.DiskUse)
@@ -199,6 +206,7 @@ func New(cfg Config) (*Manager, error) {
 // Close waits for what is done in the background. No call may be under way.
 func (m *Manager) Close() {
 	m.disks.close()
+	m.ahead.Close()
 	m.pacer.Wait()
 }
 

@@ -192,6 +192,11 @@ func furnish(opts Options) error {
 			return err
 		}
 	}
+	return settle(opts)
+}
+
+// settle sets what is a pod's own, in the calling thread's namespaces.
+func settle(opts Options) error {
 	if opts.Hostname != "" {
 		if err := unix.Sethostname([]byte(opts.Hostname)); err != nil {
 			return fmt.Errorf("cannot set hostname %q: %w", opts.Hostname, err)
