@@ -17,13 +17,42 @@ func (i *Instance) leftInCustody() []Leftover {
 	}
 	var found []Leftover
 	for name, pid := range holders {
+		var links []string
 		for _, link := range descriptors(pid) {
 			if i.ofAPod(pid, link) {
-				found = append(found, Leftover{Kind: "descriptor", Name: fmt.Sprintf("of %s: %s", name, link)})
+				links = append(links, link)
 			}
+		}
+		if name == "serve" {
+			links = beyondAhead(links)
+		}
+		for _, link := range links {
+			found = append(found, Leftover{Kind: "descriptor", Name: fmt.Sprintf("of %s: %s", name, link)})
 		}
 	}
 	return found
+}
+
+// ahead is for how many pods serve keeps network, IPC and UTS namespaces ready.
+const ahead = 4
+
+// beyondAhead takes those namespaces out of the descriptors of serve, if they are
+// exactly as many: one more is a leak, one less is still being made.
+func beyondAhead(links []string) []string {
+	var rest []string
+	count := map[string]int{}
+	for _, link := range links {
+		kind, _, _ := strings.Cut(link, ":[")
+		if kind == "net" || kind == "ipc" || kind == "uts" {
+			count[kind]++
+		} else {
+			rest = append(rest, link)
+		}
+	}
+	if count["net"] == ahead && count["ipc"] == ahead && count["uts"] == ahead {
+		return rest
+	}
+	return links
 }
 
 // descriptors lists what a process's descriptors refer to.
