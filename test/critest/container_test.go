@@ -129,7 +129,7 @@ func TestReopenContainerLog(t *testing.T) {
 }
 
 func TestLogLinesAreSplit(t *testing.T) {
-	clause(t, "container log path = PodSandboxConfig.LogDirectory + LogPath")
+	clause(t, "Path relative to PodSandboxConfig.LogDirectory for container to store")
 	n := newNode(t)
 	p := n.pod()
 	c := p.run(script("head -c 40000 /dev/zero | tr '\\0' x; echo; echo short"))
@@ -145,7 +145,7 @@ func TestLogLinesAreSplit(t *testing.T) {
 }
 
 func TestStopSignal(t *testing.T) {
-	clause(t, "StopSignal defines the stop signal used by the runtime to stop the container.")
+	clause(t, "Returns the stop signal used by the container runtime to terminate the container")
 	n := newNode(t)
 	p := n.pod()
 	c := p.run(script("trap 'echo usr1; exit 7' USR1; echo ready; while :; do sleep 0.05; done"), func(c *runtimeapi.ContainerConfig) {
@@ -163,7 +163,7 @@ func TestStopSignal(t *testing.T) {
 }
 
 func TestTTY(t *testing.T) {
-	clause(t, "Allocate a pseudo-TTY for the container.")
+	clause(t, "Variables for interactive containers, these have very specialized")
 	n := newNode(t)
 	p := n.pod()
 	tty := func(c *runtimeapi.ContainerConfig) { c.Tty = true }
@@ -174,7 +174,7 @@ func TestTTY(t *testing.T) {
 
 // TestStdin: with stdin a read waits, without one it ends at once.
 func TestStdin(t *testing.T) {
-	clause(t, "Enable stdin on the container process.")
+	clause(t, "Variables for interactive containers, these have very specialized")
 	n := newNode(t)
 	p := n.pod()
 	waits := p.run(script("echo before; cat; echo after"), func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
@@ -202,7 +202,7 @@ func TestExecSync(t *testing.T) {
 
 // TestOtherSandboxConfig: the pod's own configuration is immutable.
 func TestOtherSandboxConfig(t *testing.T) {
-	clause(t, "The PodSandboxConfig is immutable and remains constant over the lifetime")
+	clause(t, "It is passed again here just for easy reference. The PodSandboxConfig is immutable and")
 	n := newNode(t)
 	p := n.pod(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "first" })
 	other := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Hostname, c.LogDirectory = "second", p.config.LogDirectory })

@@ -84,7 +84,7 @@ func TestMountSymlink(t *testing.T) {
 }
 
 func TestMountMissingSource(t *testing.T) {
-	clause(t, "If the hostpath doesn't exist, then runtimes should report error.")
+	clause(t, "field below is nil and the host path doesn't exist, then runtimes should report an error.")
 	n := newNode(t)
 	missing := filepath.Join(n.dir, "missing")
 	_, err := n.pod().try(mount(&runtimeapi.Mount{HostPath: missing, ContainerPath: "/volume"}))
@@ -96,7 +96,7 @@ func TestMountMissingSource(t *testing.T) {
 
 // TestMountOptions: each option by itself, and what is none.
 func TestMountOptions(t *testing.T) {
-	clause(t, "List of additional options to use for mounting.")
+	clause(t, "nodev, nosuid) that the runtime must apply when mounting this volume")
 	n := newNode(t)
 	p := n.pod()
 	for _, option := range []string{"noexec", "nodev", "nosuid"} {
@@ -142,7 +142,7 @@ func TestPropagationHostToContainer(t *testing.T) {
 }
 
 func TestPropagationBidirectional(t *testing.T) {
-	clause(t, "Mounts get propagated from the container to the host and from the")
+	clause(t, "Mounts get propagated from the host to the container and from the")
 	n := newNode(t)
 	dir := n.sharedVolume()
 	p := n.pod(func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })

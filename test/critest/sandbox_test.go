@@ -74,7 +74,7 @@ func TestSysctls(t *testing.T) {
 }
 
 func TestPodMetadata(t *testing.T) {
-	clause(t, "the format of the Sandbox Name. For example, it can be used to look up the")
+	clause(t, "PodSandboxMetadata holds all necessary information for building the sandbox name.")
 	n := newNode(t)
 	config := n.podConfig()
 	p, err := n.tryPod(config)

@@ -58,7 +58,7 @@ func TestRunAsUsername(t *testing.T) {
 }
 
 func TestSupplementalGroups(t *testing.T) {
-	clause(t, "List of groups applied to the first process run in the container.")
+	clause(t, "List of groups applied to the first process run in each container.")
 	n := newNode(t)
 	p := n.pod()
 	for policy, name := range runtimeapi.SupplementalGroupsPolicy_name {
@@ -202,7 +202,7 @@ func (n *node) forbidMkdir() string {
 }
 
 func TestSeccomp(t *testing.T) {
-	clause(t, "Indicates which kind of profile should be applied.")
+	clause(t, "Indicator which `ProfileType` should be applied.")
 	n := newNode(t)
 	p := n.pod()
 	with := func(profile *runtimeapi.SecurityProfile) containerOption {

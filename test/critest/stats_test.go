@@ -1,0 +1,97 @@
+package critest_test
+
+import (
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestEventsOfAContainer: each step of a life comes once, in order. Another
+// subscriber does not take anything away.
+func TestEventsOfAContainer(t *testing.T) {
+	clause(t, "GetContainerEvents gets container events from the CRI runtime")
+	n := newNode(t)
+	p := n.pod()
+	stream, err := n.runtime.GetContainerEvents(n.ctx(), &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := n.runtime.GetContainerEvents(n.ctx(), &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []runtimeapi.RuntimeService_GetContainerEventsClient{stream, other} {
+		if _, err := s.Header(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := p.run(command("/bin/sh", "-c", "exit 5"))
+	c.ended()
+	if _, err := n.runtime.RemoveContainer(n.ctx(), &runtimeapi.RemoveContainerRequest{ContainerId: c.id}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []runtimeapi.RuntimeService_GetContainerEventsClient{stream, other} {
+		for _, want := range []runtimeapi.ContainerEventType{
+			runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
+			runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT,
+		} {
+			e := nextOf(t, s, c.id)
+			equal(t, "event", e.ContainerEventType, want)
+			equal(t, "pod of the event", e.GetPodSandboxStatus().GetId(), p.id)
+			if e.CreatedAt == 0 {
+				t.Error("it has no time")
+			}
+			if want == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT && len(e.ContainersStatuses) == 1 {
+				equal(t, "exit code in the event", e.ContainersStatuses[0].ExitCode, 5)
+			}
+		}
+	}
+}
+
+func nextOf(t *testing.T, s runtimeapi.RuntimeService_GetContainerEventsClient, id string) *runtimeapi.ContainerEventResponse {
+	t.Helper()
+	for {
+		e, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.ContainerId == id {
+			return e
+		}
+	}
+}
+
+// TestStatsValues: the numbers are the container's, not only there.
+func TestStatsValues(t *testing.T) {
+	clause(t, "ContainerStats returns stats of the container. If the container does not")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("dd if=/dev/zero of=/dev/shm/held bs=1M count=24 2>/dev/null; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 1000000"))
+	stats := func() *runtimeapi.ContainerStats {
+		r, err := n.runtime.ContainerStats(n.ctx(), &runtimeapi.ContainerStatsRequest{ContainerId: c.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Stats
+	}
+	eventually(t, "24 MiB in use", func() bool { return stats().GetMemory().GetUsageBytes().GetValue() > 24<<20 })
+	eventually(t, "50 ms of a processor", func() bool { return stats().GetCpu().GetUsageCoreNanoSeconds().GetValue() > 50e6 })
+	s := stats()
+	equal(t, "id", s.Attributes.Id, c.id)
+	equal(t, "name", s.Attributes.Metadata.Name, c.config.Metadata.Name)
+	if got := s.Memory.UsageBytes.Value; got > 64<<20 {
+		t.Errorf("a container with 24 MiB uses %d", got)
+	}
+	if s.Cpu.Timestamp == 0 || s.Memory.Timestamp == 0 || s.Memory.WorkingSetBytes.GetValue() == 0 {
+		t.Errorf("a value is missing: %v", s)
+	}
+	pod, err := n.runtime.PodSandboxStats(n.ctx(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	linux := pod.GetStats().GetLinux()
+	equal(t, "interface", linux.GetNetwork().GetDefaultInterface().GetName(), "eth0")
+	if linux.GetMemory().GetUsageBytes().GetValue() < 24<<20 || linux.GetProcess().GetProcessCount().GetValue() == 0 {
+		t.Errorf("the pod's numbers are %v", linux)
+	}
+}
