@@ -1,7 +1,6 @@
 package pods_test
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +38,7 @@ func TestNoProgramButTheContainers(t *testing.T) {
 	pod.Stop()
 	pod.Remove()
 	executed("of stop and remove", 0)
-	equal(t, "mounts after it all", strings.Join(newMounts(t, before), " "), "")
+	equal(t, "mounts after it all", strings.Join(newMounts(t, i, before), " "), "")
 }
 
 func mountPoints(t *testing.T) []string {
@@ -51,12 +50,12 @@ func mountPoints(t *testing.T) []string {
 	return list
 }
 
-// newMounts lists the mount points that were not there before and name cri-box:
-// others may mount what they like meanwhile.
-func newMounts(t *testing.T, before []string) []string {
+// newMounts lists the mount points that were not there before and name this
+// instance: others may mount what they like meanwhile.
+func newMounts(t *testing.T, i *harness.Instance, before []string) []string {
 	t.Helper()
 	return slices.DeleteFunc(mountPoints(t), func(m string) bool {
-		return slices.Contains(before, m) || !strings.Contains(m, "cri-box") && !strings.Contains(m, os.TempDir()+"/cb")
+		return slices.Contains(before, m) || !strings.Contains(m, i.Name) && !strings.HasPrefix(m, i.Dir)
 	})
 }
 
@@ -64,7 +63,7 @@ func newMounts(t *testing.T, before []string) []string {
 func checkPin(t *testing.T, i *harness.Instance, pod *harness.Pod, before []string) {
 	t.Helper()
 	pin := "/run/netns/" + i.Name + "-" + pod.ID[:12]
-	if added := newMounts(t, before); len(slices.Compact(added)) != 1 || added[0] != pin {
+	if added := newMounts(t, i, before); len(slices.Compact(added)) != 1 || added[0] != pin {
 		t.Errorf("mounts of a running pod: %q, want %s", added, pin)
 	}
 }
