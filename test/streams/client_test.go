@@ -253,15 +253,14 @@ type forwarded struct{ data, fault httpstream.Stream }
 
 // forward opens a connection to a port in a session.
 func forward(t testing.TB, conn httpstream.Connection, port int, id string) (*forwarded, error) {
-	h := http.Header{portforward.PortHeader: {fmt.Sprint(port)}, portforward.PortForwardRequestIDHeader: {id},
-		portforward.StreamType: {portforward.StreamTypeError}}
-	fault, err := conn.CreateStream(h)
+	header := func(kind string) http.Header {
+		return http.Header{portforward.PortHeader: {fmt.Sprint(port)}, portforward.PortForwardRequestIDHeader: {id}, portforward.StreamType: {kind}}
+	}
+	fault, err := conn.CreateStream(header(portforward.StreamTypeError))
 	if err != nil {
 		return nil, err
 	}
-	h = h.Clone()
-	h.Set(portforward.StreamType, portforward.StreamTypeData)
-	data, err := conn.CreateStream(h)
+	data, err := conn.CreateStream(header(portforward.StreamTypeData))
 	if err != nil {
 		return nil, err
 	}
