@@ -241,7 +241,7 @@ func TestAttachIsIdempotent(t *testing.T) {
 
 func TestStatusIsCachedWithHysteresis(t *testing.T) {
 	s := newScene(t)
-	s.cfg.Timing.Status = time.Second
+	s.cfg.Timing.Status = 3 * time.Second
 	s.write("10-a.conflist", s.list("a", map[string]string{"STATUS": "hang"}, nil))
 	s.open()
 	began := time.Now()

@@ -84,6 +84,7 @@ func compare(t testing.TB, size int, full func(l *lab, c *crowd)) (up, down floa
 	if after := l.inventory(); after != before {
 		t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
 	}
+	t.Logf("lower quartiles in ms: up %.2f and %.2f, down %.2f and %.2f", quartile(one[0])/1e6, quartile(many[0])/1e6, quartile(one[1])/1e6, quartile(many[1])/1e6)
 	return quartile(many[0]) / quartile(one[0]), quartile(many[1]) / quartile(one[1])
 }
 

@@ -268,7 +268,7 @@ func (n *Network) detach(ctx context.Context, id string) error {
 		if !known || held.Bandwidth.Egress > 0 {
 			unlimit = n.remove(ifbName(n.linkName(id)))
 		}
-		return errors.Join(unpublish, n.down(id), unlimit)
+		return errors.Join(unpublish, n.down(held), unlimit)
 	})
 	if err != nil {
 		return err // the lease stays, so that nobody gets an address still in use
@@ -277,15 +277,26 @@ func (n *Network) detach(ctx context.Context, id string) error {
 	return n.leases.drop(id)
 }
 
-func (n *Network) down(id string) error {
-	link, err := n.host.LinkByName(n.linkName(id))
+func (n *Network) down(l lease) error {
+	link, err := n.host.LinkByName(n.linkName(l.Pod))
 	if err == nil {
+		n.unroute(link, l)
 		err = n.host.LinkSetDown(link)
 	}
 	if err != nil && !gone(err) {
-		return fmt.Errorf("cannot take interface %s down: %w", n.linkName(id), err)
+		return fmt.Errorf("cannot take interface %s down: %w", n.linkName(l.Pod), err)
 	}
 	return nil
+}
+
+// unroute removes the pod's IPv4 routes one by one. The kernel would do it by
+// itself, but looks through all of the table for them (fib_flush).
+func (n *Network) unroute(link netlink.Link, l lease) {
+	for _, ip := range l.IPs {
+		if ip.Is4() {
+			_ = n.host.RouteDel(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(ip), Scope: netlink.SCOPE_LINK})
+		}
+	}
 }
 
 // remove removes an interface; that there is none is no error.
