@@ -8,10 +8,10 @@ LDFLAGS := -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-race critest demo clean
+.PHONY: help build check test test-race test-kubelet test-kubelet-all critest demo clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/cri-box, one static binary
 	@hack/setup.sh go
@@ -30,6 +30,14 @@ test-race: ## the tests under the race detector, all but the child's interpreter
 	@hack/setup.sh go race
 	@hack/parts.sh race
 
+test-kubelet: ## a selection of what a real kubelet does; the first time builds it, 4 to 7 minutes
+	@hack/setup.sh go test
+	@hack/parts.sh kubelet-build kubelet
+
+test-kubelet-all: ## all of it, with a node's worth of pods at once
+	@hack/setup.sh go test
+	@hack/parts.sh kubelet-build kubelet-all
+
 critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its own images
 	@hack/setup.sh go critest
 	@hack/parts.sh critest
@@ -39,4 +47,4 @@ demo: ## start a pod in a private instance, show how it is made, remove everythi
 	@$(GO) run ./hack/demo
 
 clean: ## remove what was built
-	rm -rf bin cmd/cri-box/embedded/keeper
+	rm -rf bin test/kubelet/bin cmd/cri-box/embedded/keeper

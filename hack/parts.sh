@@ -23,6 +23,10 @@ part_cri() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crites
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/pods ./test/stats; }
 part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults; }
 part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/cli; }
+# A module of its own, so that the product's stays small: hence the change of directory.
+part_kubelet_build() { (cd test/kubelet && $go vet ./... && $go test -count=1 -timeout 60m -run TestKubeletBuilds .); }
+part_kubelet() { (cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 15m -run 'TestPods|TestRestarts|TestCredentials' .); }
+part_kubelet_all() { (cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 30m .); }
 # Both ways to stream; RUNS says how often, each time in another order.
 part_critest() {
 	mkdir -p bin/critest

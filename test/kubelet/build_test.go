@@ -44,3 +44,11 @@ func kubeletBinary(t testing.TB) string {
 	}
 	return path
 }
+
+// TestKubeletBuilds is for those who want to wait for it before all else.
+func TestKubeletBuilds(t *testing.T) {
+	out, err := exec.Command(kubeletBinary(t), "--version").CombinedOutput()
+	if err != nil || string(out) != "Kubernetes v1.37.2\n" {
+		t.Errorf("it says %q, %v", out, err)
+	}
+}
