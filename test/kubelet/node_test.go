@@ -41,8 +41,14 @@ evictionHard: {memory.available: "100Mi", nodefs.available: "1%%", imagefs.avail
 containerLogMaxSize: 1Mi
 containerLogMaxFiles: 1000
 containerLogMonitorInterval: 3s
-featureGates: {KubeletInUserNamespace: true}
+featureGates: %[4]s
 `
+
+// defaultGates are the features that every kubelet here has; a test may ask for
+// others before it makes its node.
+const defaultGates = "{KubeletInUserNamespace: true}"
+
+var gates = defaultGates
 
 // How long something may take that the kubelet does in seconds on a quiet machine.
 const patience = 90 * time.Second
@@ -97,7 +103,7 @@ func (n *Node) prepare(t testing.TB) {
 	if err := os.WriteFile(filepath.Join(n.Dir, "root", "config.json"), credentials(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup)
+	text := fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup, gates)
 	if err := os.WriteFile(filepath.Join(n.Dir, "config.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
