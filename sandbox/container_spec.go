@@ -36,6 +36,11 @@ func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, 
 	if in.Devices, err = hostDevices(c.GetDevices()); err != nil {
 		return nil, err
 	}
+	if c.GetLinux().GetSecurityContext().GetPrivileged() {
+		if in.Host.Devices, err = walkDevices("/dev", "/dev"); err != nil { // as they are now: some come and go
+			return nil, err
+		}
+	}
 	if in.SeccompProfile, err = readProfile(c); err != nil {
 		return nil, err
 	}

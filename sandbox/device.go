@@ -32,9 +32,8 @@ func hostDevices(asked []*runtimeapi.Device) ([]spec.Device, error) {
 	return out, nil
 }
 
-// AllDevices lists the nodes below /dev, for privileged containers.
-func AllDevices() ([]specs.LinuxDevice, error) { return walkDevices("/dev", "/dev") }
-
+// walkDevices lists the nodes at and below a path of the host, as they appear
+// inside the container.
 func walkDevices(host, inside string) ([]specs.LinuxDevice, error) {
 	resolved, err := filepath.EvalSymlinks(host)
 	if err != nil {

@@ -139,9 +139,6 @@ func (d *daemon) openSandboxes(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if host.Devices, err = sandbox.AllDevices(); err != nil {
-		return err
-	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("cannot read boot id: %w", err)

@@ -22,7 +22,8 @@ type Host struct {
 	// Capabilities are those the daemon may give away, as CapabilityNames writes
 	// them: "all" of a privileged container, and a bound on every other.
 	Capabilities []string
-	// Devices are the nodes below /dev, for privileged containers.
+	// Devices are the nodes below /dev at this moment; read for privileged
+	// containers only.
 	Devices []specs.LinuxDevice
 	// MinOOMScoreAdj is the lowest oom_score_adj the daemon may set: -1000 with
 	// CAP_SYS_RESOURCE, else the daemon's own value (proc(5)).
