@@ -48,7 +48,9 @@ type Session struct {
 // execGroup names the group of a command within that of its container, on the
 // v2 hierarchy: all that the command starts can be killed by it, also what
 // called setsid(2).
-func execGroup(id string) string { return "exec-" + id[:12] }
+func execGroup(id string) string { return execPrefix + id[:12] }
+
+const execPrefix = "exec-"
 
 // Exec starts a command in a running container.
 func (r *Runtime) Exec(ctx context.Context, e Exec) (*Session, error) {

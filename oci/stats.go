@@ -7,11 +7,15 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 )
 
-// Stats reads what a group has used. The error of one that is not there is
+// Stats reads what a group has used; its processes are those of the container and
+// of commands in it. The error of one that is not there is
 // fs.ErrNotExist.
 func (r *Runtime) Stats(id, path string) (st cgroup.Stats, err error) {
 	err = r.measure(id, path, func(g *cgroup.Cgroup) error {
 		st, err = g.Stats()
+		if err == nil {
+			st.Processes += g.ProcessesBelow(execPrefix)
+		}
 		return err
 	})
 	return st, err

@@ -66,6 +66,9 @@ func TestFilesOfV2(t *testing.T) {
 	root := t.TempDir()
 	files := in(filepath.Join(root, "g"), map[string]string{
 		"cgroup.procs":        "1\n22\n333\n",
+		"exec-a/cgroup.procs": "4\n5\n",
+		"exec-b/cgroup.procs": "6\n",
+		"own/cgroup.procs":    "7\n",
 		"cpu.stat":            "usage_usec 3000\nuser_usec 2000\nsystem_usec 1000\nnr_periods 9\nnr_throttled 4\nthrottled_usec 55\n",
 		"cpu.pressure":        "some avg10=1.50 avg60=0.25 avg300=0.10 total=1234\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=234\n",
 		"memory.current":      "1000000\n",
@@ -95,6 +98,9 @@ func TestFilesOfV2(t *testing.T) {
 		Memory: MemoryStats{Usage: 1000000, WorkingSet: 900000, RSS: 400000, Limit: 2000000, Swap: 300, PageFaults: 77, MajorPageFaults: 7},
 		IO:     IOStats{Devices: []DeviceStats{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}}},
 	}, detail)
+	if n := c.ProcessesBelow("exec-"); n != 3 {
+		t.Errorf("%d processes of commands, wanted 3", n)
+	}
 }
 
 func TestFilesOfV1(t *testing.T) {

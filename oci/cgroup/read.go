@@ -141,33 +141,22 @@ func (r *reader) open(dir *os.File, name string, use func(fd int) error) error {
 	return failed
 }
 
-// anyDir is a directory in which every process of the group is.
+// anyDir is a directory in which the group's processes are: with v1 also those of
+// commands, which have groups of their own on v2.
 func (r *reader) anyDir() *os.File {
-	if r.cgroup.unified != nil {
-		return r.cgroup.unified
-	}
 	for _, f := range r.dirs {
 		if f != nil {
 			return f
 		}
 	}
-	return nil
+	return r.cgroup.unified
 }
 
 // processes counts the group's own processes. Every group has that file: if it
 // is missing the group has been removed, while other files may just not exist on
 // this host.
 func (r *reader) processes() uint64 {
-	var count uint64
-	err := r.open(r.anyDir(), "cgroup.procs", func(fd int) error {
-		for {
-			n, err := unix.Read(fd, r.buf[:])
-			if err != nil || n <= 0 {
-				return err
-			}
-			count += uint64(bytes.Count(r.buf[:n], []byte{'\n'}))
-		}
-	})
+	count, err := r.countProcesses("cgroup.procs")
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP): // a threaded group (cgroup-v2.rst)
 	case errors.Is(err, unix.ENODEV):
@@ -176,6 +165,61 @@ func (r *reader) processes() uint64 {
 		r.fail(err)
 	}
 	return count
+}
+
+func (r *reader) countProcesses(file string) (count uint64, err error) {
+	err = r.open(r.anyDir(), file, func(fd int) error {
+		for {
+			n, err := unix.Read(fd, r.buf[:])
+			if err != nil || n <= 0 {
+				return err
+			}
+			count += uint64(bytes.Count(r.buf[:n], []byte{'\n'}))
+		}
+	})
+	return count, err
+}
+
+// maxBelow is how many groups below one are looked at: a container may make many.
+const maxBelow = 256
+
+// ProcessesBelow counts the processes in the groups right below whose names begin
+// with prefix and that are not counted with the group itself, as on v1 they are.
+func (c *Cgroup) ProcessesBelow(prefix string) uint64 {
+	if len(c.sys.v1) > 0 {
+		return 0
+	}
+	r := &reader{cgroup: c}
+	var count uint64
+	for _, name := range r.below(prefix) {
+		n, err := r.countProcesses(name + "/cgroup.procs")
+		if err == nil { // else it went meanwhile
+			count += n
+		}
+	}
+	return count
+}
+
+func (r *reader) below(prefix string) (names []string) {
+	err := r.open(r.cgroup.unified, ".", func(fd int) error {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return err
+		}
+		dir := os.NewFile(uintptr(own), ".")
+		defer dir.Close()
+		entries, err := dir.ReadDir(maxBelow)
+		for _, e := range entries {
+			if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+				names = append(names, e.Name())
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil
+	}
+	return names
 }
 
 // Members lists at most limit of the group's own processes.

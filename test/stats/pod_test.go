@@ -73,6 +73,12 @@ func TestPodStats(t *testing.T) {
 		t.Errorf("other interfaces: %v", got.Network.Interfaces)
 	}
 	between(t, "processes", got.Process.ProcessCount.GetValue(), 4, 4) // the server; a shell with two children
+	// A command in a container is one of its processes too.
+	count := strings.TrimSpace(tree.MustExec("/bin/busybox", "sh", "-c", "sleep 100000 > /dev/null 2>&1 & echo $!"))
+	if count == "" {
+		t.Fatal("the command began nothing")
+	}
+	between(t, "processes with a command's", podStats(t, pod).Process.ProcessCount.GetValue(), 5, 5)
 	if len(got.Containers) != 2 || got.Cpu.GetTimestamp() == 0 || got.Memory.GetTimestamp() == 0 {
 		t.Fatalf("the pod: %v", got)
 	}
