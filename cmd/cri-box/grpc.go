@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/cri"
+	"github.com/cri-box/cri-box/sandbox"
 	"google.golang.org/grpc"
 )
 
@@ -18,13 +19,16 @@ import (
 // own limit is the same.
 const maxRequest = 16 << 20
 
+// maxResponse is the largest that is sent: both outputs of an ExecSync.
+const maxResponse = 2*sandbox.MaxOutput + 64<<10
+
 // stopBound is how long calls under way have when the daemon is told to end.
 const stopBound = 5 * time.Second
 
 var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxRequest),
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
 		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,

@@ -130,6 +130,9 @@ func (c *Client) takeAll(ctx context.Context, l *link) error {
 			return
 		}
 		c.items[m.Item.ID] = &Kept{Item: *m.Item, FDs: files(m.Item.Names, fds)}
+		if log := m.Item.Log; log != nil && log.Drops > 0 {
+			warnUnwritable(m.Item.ID, fmt.Sprintf("%d bytes could not be written so far", log.Drops))
+		}
 	})
 }
 

@@ -49,6 +49,15 @@ func (k *keeper) relog(m *message, fds []int) *message {
 	return &message{}
 }
 
+// tellUnwritable tells the daemon that a log cannot be written. One that is away
+// sees it in the list.
+func (k *keeper) tellUnwritable(id string, why error) {
+	k.mu.Lock()
+	peer := k.peer
+	k.mu.Unlock()
+	k.send(peer, &message{Verb: verbFull, Item: &Item{ID: id}, Err: why.Error()}, nil)
+}
+
 // tap attaches a client: Names says which streams the descriptors take.
 func (k *keeper) tap(m *message, fds []int) *message {
 	h := k.find(m.Item.ID)

@@ -281,7 +281,7 @@ func (k *keeper) watch(h *held, pidfd int) error {
 	if err != nil {
 		return err
 	}
-	if err := h.startLogs(); err != nil {
+	if err := h.startLogs(func(why error) { go k.tellUnwritable(h.ID, why) }); err != nil {
 		w.f.Close()
 		return err
 	}
@@ -308,7 +308,7 @@ func (h *held) own(name string) (*os.File, error) {
 }
 
 // startLogs starts a pump for each stream, on descriptors of its own.
-func (h *held) startLogs() error {
+func (h *held) startLogs(tell func(error)) error {
 	if h.Log == nil {
 		return nil
 	}
@@ -321,6 +321,7 @@ func (h *held) startLogs() error {
 		return err
 	}
 	h.logger = newLogger(h.Log, file, stash)
+	h.logger.tell = tell
 	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
 		own, err := h.own(stream) // non-blocking already: in the poller
 		if err != nil {

@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,11 @@ func (l *link) read(onExit func(Item)) {
 			onExit(*m.Item)
 			continue
 		}
+		if m.Verb == verbFull {
+			closeAll(fds)
+			warnUnwritable(m.Item.ID, m.Err)
+			continue
+		}
 		l.mu.Lock()
 		ch := l.pending[m.Seq]
 		l.mu.Unlock()
@@ -60,6 +66,11 @@ func (l *link) read(onExit func(Item)) {
 		}
 		ch <- answer{m, fds}
 	}
+}
+
+// warnUnwritable tells once, until the log is reopened, that lines are dropped.
+func warnUnwritable(id, why string) {
+	slog.Warn("cannot write a container's log; what it says is dropped until it can be written again", "id", id, "err", why)
 }
 
 // close makes the reader end.

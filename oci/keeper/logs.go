@@ -28,18 +28,20 @@ type logger struct {
 	mu    sync.Mutex // guards what follows, and keeps a batch in one file
 	file  *os.File   // nil: output is read and dropped
 	drops uint64
+	told  bool // that this file cannot be written
+	tell  func(why error)
 	taps  map[string][]*tap // by stream
 }
 
 func newLogger(l *Log, file, stash *os.File) *logger {
-	return &logger{maxLine: l.MaxLine, file: file, stash: stash, taps: map[string][]*tap{}}
+	return &logger{maxLine: l.MaxLine, file: file, stash: stash, taps: map[string][]*tap{}, tell: func(error) {}}
 }
 
 // reopen makes file the log; it returns when nothing more goes to the old one.
 func (l *logger) reopen(file *os.File) {
 	l.mu.Lock()
 	old := l.file
-	l.file = file
+	l.file, l.told = file, false
 	l.mu.Unlock()
 	if old != nil {
 		old.Close()
@@ -54,8 +56,26 @@ func (l *logger) write(lines []byte) {
 	if l.file == nil {
 		return
 	}
-	if n, err := l.file.Write(lines); err != nil {
-		l.drops += uint64(len(lines) - n)
+	n, err := l.file.Write(lines)
+	if err == nil {
+		return
+	}
+	whole := bytes.LastIndexByte(lines[:n], '\n') + 1
+	if whole < n {
+		l.cut(n - whole)
+	}
+	l.drops += uint64(len(lines) - whole)
+	if !l.told {
+		l.told = true
+		l.tell(err)
+	}
+}
+
+// cut takes the beginning of a line off the end of the file, or the next line
+// would go on where it ends.
+func (l *logger) cut(n int) {
+	if st, err := l.file.Stat(); err == nil {
+		l.file.Truncate(st.Size() - int64(n))
 	}
 }
 

@@ -38,6 +38,7 @@ const (
 	verbClose   = "close"   // Item.ID, Names: close these kept descriptors
 	verbList    = "list"    //
 	verbStop    = "stop"    // end the keeper, if it keeps nothing
+	verbFull    = "full"    // keeper to daemon, unasked: Item's log cannot be written, for Err
 	verbExit    = "exit"    // keeper to daemon, unasked: Item has exited
 )
 
