@@ -53,7 +53,9 @@ type Network struct {
 	cfg Config
 	cni *cni.Network // nil in mode embedded
 
-	mu       sync.RWMutex // write: while the embedded network is replaced
+	// mu is written while the embedded network is replaced. It is never held over a
+	// plugin: who waits to write keeps everybody from reading, Status too.
+	mu       sync.RWMutex
 	embedded *routed.Network
 	cidrs    []netip.Prefix // as the kubelet sent them
 	served   atomic.Bool    // plugins have attached a pod, ever
@@ -130,7 +132,7 @@ func (n *Network) openEmbedded() error {
 	return err
 }
 
-// useCNI says whether new pods get plugins. The caller has mu.
+// useCNI says whether new pods get plugins.
 func (n *Network) useCNI() bool {
 	switch n.cfg.Mode {
 	case CNI:
@@ -143,34 +145,41 @@ func (n *Network) useCNI() bool {
 
 // Attach implements network.Network.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
+	if n.useCNI() {
+		if err := n.noteServed(); err != nil {
+			return network.Result{}, err
+		}
+		return n.cni.Attach(ctx, pod)
+	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	if !n.useCNI() {
-		if n.embedded == nil {
-			return network.Result{}, errNoCIDR
-		}
-		return n.embedded.Attach(ctx, pod)
+	if n.embedded == nil {
+		return network.Result{}, errNoCIDR
 	}
-	if err := n.noteServed(); err != nil {
-		return network.Result{}, err
-	}
-	return n.cni.Attach(ctx, pod)
+	return n.embedded.Attach(ctx, pod)
 }
 
 // Detach implements network.Network: a pod that one of the two does not know is
 // nothing to it.
 func (n *Network) Detach(ctx context.Context, ids ...string) error {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
 	var errs []error
 	for _, id := range ids {
 		if n.cni != nil && n.cni.Attached(id) {
 			errs = append(errs, n.cni.Detach(ctx, id))
-		} else if n.embedded != nil {
-			errs = append(errs, n.embedded.Detach(ctx, id))
+		} else {
+			errs = append(errs, n.detachEmbedded(ctx, id))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (n *Network) detachEmbedded(ctx context.Context, id string) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.embedded == nil {
+		return nil
+	}
+	return n.embedded.Detach(ctx, id)
 }
 
 // Ready implements network.Network.
@@ -192,8 +201,6 @@ func (n *Network) Ready() error {
 
 // Note is for a person what does not keep pods from starting; it may be empty.
 func (n *Network) Note() string {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
 	if !n.useCNI() {
 		return ""
 	}

@@ -1,6 +1,7 @@
 package mode
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -274,5 +275,37 @@ pods      3 attached, 1 whose DEL has not succeeded
 `
 	if b.String() != want {
 		t.Errorf("got\n%s", b.String())
+	}
+}
+
+// A plugin that hangs holds up neither Status nor the kubelet's range.
+func TestHungPluginHoldsNobodyUp(t *testing.T) {
+	s := newScene(t)
+	s.cfg.CNI.BinDirs = []string{s.dir}
+	started := s.dir + "/started"
+	script := "#!/bin/sh\ntouch " + started + "\nsleep 1000\n"
+	if err := os.WriteFile(s.dir+"/bridge", []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.configure()
+	n := s.start(CNI)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	pod := s.Prepare()
+	go func() {
+		_, err := n.Attach(ctx, pod.Pod)
+		done <- err
+	}()
+	s.until("the plugin hangs", func() bool { _, err := os.Stat(started); return err == nil })
+	began := time.Now()
+	if err := n.SetPodCIDR("10.77.0.0/24"); err != nil {
+		t.Error(err)
+	}
+	if err := n.Ready(); err != nil || time.Since(began) > 2*time.Second {
+		t.Errorf("Ready: %v after %s", err, time.Since(began))
+	}
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("the pod was attached")
 	}
 }
