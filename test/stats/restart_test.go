@@ -6,8 +6,7 @@ import (
 	"github.com/cri-box/cri-box/test/harness"
 )
 
-// TestStatsAfterRestart: a new daemon goes on measuring what an earlier one made,
-// and the layers are walked before anybody asks.
+// TestStatsAfterRestart: a new daemon goes on measuring what an earlier one made.
 func TestStatsAfterRestart(t *testing.T) {
 	i := harness.New(t)
 	pod := i.RunPod()
