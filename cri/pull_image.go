@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/spec"
@@ -19,12 +20,14 @@ func (s *Server) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) 
 	if h := r.GetImage().GetRuntimeHandler(); h != "" {
 		return nil, fmt.Errorf("image.runtime_handler %q is not known: %w", h, spec.ErrInvalid)
 	}
+	began := time.Now()
 	img, err := s.Images.Pull(ctx, name, auth(r.GetAuth()), func(p image.Progress) {
 		slog.Debug("pulling", "image", name, "bytes", p.Bytes, "total", p.Total, "layers_done", p.Done, "layers", p.Layers)
 	})
 	if err != nil {
 		return nil, err
 	}
+	slog.Info("pulled", "image", name, "id", img.ID, "took", time.Since(began))
 	return &runtimeapi.PullImageResponse{ImageRef: img.ID}, nil
 }
 
