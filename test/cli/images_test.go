@@ -83,3 +83,24 @@ func TestImagesExplain(t *testing.T) {
 		t.Errorf("a short name:\n%s", out)
 	}
 }
+
+// TestPinnedReload: a pattern that is added while the daemon runs counts for the
+// images that are there.
+func TestPinnedReload(t *testing.T) {
+	i := harness.New(t, harness.Config(""))
+	ref := i.Image(busybox)
+	pinned := func() bool {
+		resp, err := i.Images.ImageStatus(i.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetImage().GetPinned()
+	}
+	if pinned() {
+		t.Error("it is pinned already")
+	}
+	reload(i, "image.pinned = ['*/busybox:*']", func(c configuration) bool { return c.Values["image.pinned"] != "[]" })
+	if !pinned() {
+		t.Error("the pattern has no effect")
+	}
+}
