@@ -20,7 +20,12 @@ func (s *Server) Attach(_ context.Context, r *runtimeapi.AttachRequest) (*runtim
 		return nil, err
 	}
 	url, err := s.Streams.Offer("attach", func(w http.ResponseWriter, req *http.Request) {
-		remotecommand.ServeAttach(w, req, session{s.Sandboxes, req, c.ID, nil, r}, "", "", "", streamOptions(r),
+		client := session{s.Sandboxes, req, c.ID, nil, r}
+		if stream.EndsStdin(req) {
+			stream.ServeChannels(w, req, streamOptions(r), client.attach)
+			return
+		}
+		remotecommand.ServeAttach(w, req, client, "", "", "", streamOptions(r),
 			stream.IdleTimeout, stream.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 	})
 	if err != nil {
@@ -32,6 +37,10 @@ func (s *Server) Attach(_ context.Context, r *runtimeapi.AttachRequest) (*runtim
 // AttachContainer implements remotecommand.Attacher.
 func (s session) AttachContainer(_ context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser,
 	_ bool, resize <-chan remotecommand.TerminalSize) error {
+	return s.attach(in, out, errOut, resize)
+}
+
+func (s session) attach(in io.Reader, out, errOut io.WriteCloser, resize <-chan remotecommand.TerminalSize) error {
 	err := s.sandboxes.Attach(s.request.Context(), s.container, s.io(in, out, errOut, resize))
 	s.abandon()
 	return err

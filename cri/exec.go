@@ -29,7 +29,12 @@ func (s *Server) Exec(_ context.Context, r *runtimeapi.ExecRequest) (*runtimeapi
 		return nil, err
 	}
 	url, err := s.Streams.Offer("exec", func(w http.ResponseWriter, req *http.Request) {
-		remotecommand.ServeExec(w, req, session{s.Sandboxes, req, c.ID, r.GetCmd(), r}, "", "", "", nil, streamOptions(r),
+		client := session{s.Sandboxes, req, c.ID, r.GetCmd(), r}
+		if stream.EndsStdin(req) {
+			stream.ServeChannels(w, req, streamOptions(r), client.exec)
+			return
+		}
+		remotecommand.ServeExec(w, req, client, "", "", "", nil, streamOptions(r),
 			stream.IdleTimeout, stream.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 	})
 	if err != nil {
@@ -76,6 +81,10 @@ type session struct {
 // ExecInContainer implements remotecommand.Executor.
 func (s session) ExecInContainer(_ context.Context, _, _, _ string, _ []string, in io.Reader, out, errOut io.WriteCloser,
 	_ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	return s.exec(in, out, errOut, resize)
+}
+
+func (s session) exec(in io.Reader, out, errOut io.WriteCloser, resize <-chan remotecommand.TerminalSize) error {
 	code, err := s.sandboxes.ExecStream(s.request.Context(), s.container, s.cmd, s.io(in, out, errOut, resize))
 	s.abandon()
 	if err == nil && code != 0 {

@@ -21,13 +21,19 @@ import (
 // sides have ended, either has failed, or ctx ends.
 type Forward func(ctx context.Context, port uint16, stream io.ReadWriteCloser) error
 
-// ServePortForward serves a port-forward session. By SPDY it has any number of
-// connections to any ports, by WebSocket one to each of ports.
+// ServePortForward serves a port-forward session. By SPDY, also inside a
+// WebSocket, it has any number of connections to any ports, by WebSocket's own
+// channels one to each of ports.
 //
 // The SPDY side of cri-streaming is not used: after the client is gone it leaves
 // goroutines behind that hand over streams to nobody, and its forwards cannot
 // learn that the session has ended.
 func ServePortForward(w http.ResponseWriter, r *http.Request, ports []int32, forward Forward) {
+	f := &forwards{forward: forward, streams: make(chan httpstream.Stream), pairs: map[string]*pair{}}
+	if wantsTunnel(r) {
+		serveTunnel(w, r, f)
+		return
+	}
 	if wsstream.IsWebSocketRequest(r) {
 		portforward.ServePortForward(w, r, webSocket{r.Context(), forward}, "", "", &portforward.V4Options{Ports: ports},
 			IdleTimeout, CreationTimeout, portforward.SupportedProtocols)
@@ -36,11 +42,8 @@ func ServePortForward(w http.ResponseWriter, r *http.Request, ports []int32, for
 	if _, err := httpstream.Handshake(r, w, portforward.SupportedProtocols); err != nil {
 		return // the client has been told
 	}
-	f := &forwards{forward: forward, streams: make(chan httpstream.Stream), pairs: map[string]*pair{}}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	f.conn = spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, replied <-chan struct{}) error {
-		return f.receive(ctx, s, replied)
-	})
+	f.conn = spdy.NewResponseUpgrader().UpgradeResponse(w, r, f.receiver(ctx))
 	if f.conn == nil {
 		cancel(nil)
 		return
@@ -79,6 +82,10 @@ type pair struct {
 	id          string
 	data, fault httpstream.Stream
 	timer       *time.Timer
+}
+
+func (f *forwards) receiver(ctx context.Context) httpstream.NewStreamHandler {
+	return func(s httpstream.Stream, replied <-chan struct{}) error { return f.receive(ctx, s, replied) }
 }
 
 // receive is called by the library for each stream that the client makes. It
