@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/(pods|stats|faults|critest|critest/upstream|cli)$'
+whole='/test/(pods|stats|faults|model|critest|critest/upstream|cli)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'
@@ -21,7 +21,7 @@ part_build() { make --no-print-directory build; }
 part_unit() { $go test -count=1 $($go list ./... | grep -Ev "$whole"); }
 part_cri() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/critest; }
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/pods ./test/stats; }
-part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults; }
+part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults ./test/model; }
 part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/cli; }
 # A module of its own, so that the product's stays small: hence the change of directory.
 part_kubelet_build() { (cd test/kubelet && $go vet ./... && $go test -count=1 -timeout 60m -run TestKubeletBuilds .); }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -93,7 +94,7 @@ func (d *daemon) takeLock(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot open lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockSoon(int(f.Fd())); err != nil {
 		pid, _ := os.ReadFile(path)
 		f.Close()
 		return fmt.Errorf("cannot serve %s: another cri-box does (pid %s); use another --state and --root", d.state, strings.TrimSpace(string(pid)))
@@ -104,6 +105,31 @@ func (d *daemon) takeLock(context.Context) error {
 	}
 	_, err = fmt.Fprintln(f, os.Getpid())
 	return err
+}
+
+// lockBound is how long the lock of a daemon that was killed may be held by a
+// child that it was forking: until that child's execve.
+const lockBound = 2 * time.Second
+
+func lockSoon(fd int) error {
+	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	got := make(chan error, 1)
+	go func() {
+		err := unix.Flock(fd, unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(fd, unix.LOCK_EX)
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		return err
+	case <-time.After(lockBound): // the other one lives, and this process ends
+		return err
+	}
 }
 
 func (d *daemon) openGroups(context.Context) (err error) {

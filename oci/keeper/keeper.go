@@ -20,6 +20,8 @@ type keeper struct {
 	mu    sync.Mutex
 	items map[string]*held
 	peer  int // the daemon's socket, -1 while it is away
+	// session counts daemons: a socket's number may be the next one's too.
+	session int
 
 	sendMu sync.Mutex // a message's parts stay together
 }
@@ -75,10 +77,12 @@ func sameUser(fd int) bool {
 func (k *keeper) talk(fd int) (end bool) {
 	k.mu.Lock()
 	k.peer = fd
+	k.session++
+	session := k.session
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
-		k.peer = -1
+		k.peer, k.session = -1, k.session+1
 		k.mu.Unlock()
 		k.sendMu.Lock() // nobody is sending on it any more
 		unix.Close(fd)
@@ -94,6 +98,10 @@ func (k *keeper) talk(fd int) (end bool) {
 			k.reply(fd, m, &message{}, nil)
 			return true
 		}
+		if m.Verb == verbSpawn { // on its own, since it takes time
+			go k.spawn(fd, session, m, fds)
+			continue
+		}
 		k.handle(fd, m, fds)
 	}
 }
@@ -104,13 +112,11 @@ func (k *keeper) empty() bool {
 	return len(k.items) == 0
 }
 
-// handle answers one request; spawns run on their own, since they take time.
+// handle answers one request that takes no time.
 func (k *keeper) handle(fd int, m *message, fds []int) {
 	switch m.Verb {
 	case verbHello:
 		k.reply(fd, m, &message{Version: Version, PID: os.Getpid()}, nil)
-	case verbSpawn:
-		go k.spawn(fd, m, fds)
 	case verbAdopt:
 		k.reply(fd, m, k.adopt(m, fds), nil)
 	case verbRelease:
@@ -156,8 +162,9 @@ func (k *keeper) send(fd int, m *message, fds []int) {
 
 func fail(err error) *message { return &message{Err: err.Error()} }
 
-// spawn runs a program and keeps its process.
-func (k *keeper) spawn(fd int, m *message, fds []int) {
+// spawn runs a program and keeps its process. If the daemon that asked has gone
+// meanwhile, the process ends: the next one has been told what there is.
+func (k *keeper) spawn(fd, session int, m *message, fds []int) {
 	if len(fds) < 1+m.Donated || m.Item == nil || len(fds)-1-m.Donated != len(m.Item.Names) {
 		closeAll(fds)
 		k.reply(fd, m, &message{Err: "cannot spawn: descriptors are missing"}, nil)
@@ -171,6 +178,10 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 		if err == nil && res.Errno == 0 && !k.newChild(res) {
 			err = errForged
 		}
+	}
+	if k.gone(session) && res.pidfd >= 0 && !m.Detached {
+		k.forsake(res, kept)
+		return
 	}
 	if err != nil || res.Errno != 0 || m.Detached || res.pidfd < 0 {
 		closeAll(kept)
@@ -189,7 +200,11 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 	item.Names = append(slices.Clone(item.Names), FDPid)
 	mine, err := dup(res.pidfd)
 	if err == nil {
-		err = k.keep(item, append(slices.Clone(kept), mine))
+		err = k.keepFor(session, item, append(slices.Clone(kept), mine))
+	}
+	if errors.Is(err, errForsaken) {
+		k.forsake(res, nil)
+		return
 	}
 	reply := &message{Result: &res.spawnResult}
 	if err != nil {
@@ -197,6 +212,23 @@ func (k *keeper) spawn(fd int, m *message, fds []int) {
 	}
 	k.reply(fd, m, reply, []int{res.pidfd})
 	unix.Close(res.pidfd)
+}
+
+var errForsaken = errors.New("the daemon that asked is gone")
+
+func (k *keeper) gone(session int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.session != session
+}
+
+// forsake ends a process that nobody asks for any more.
+func (k *keeper) forsake(res spawned, kept []int) {
+	closeAll(kept)
+	if err := unix.PidfdSendSignal(res.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		fmt.Fprintf(os.Stderr, "keeper: cannot end process %d, whose daemon is gone: %v\n", res.PID, err)
+	}
+	k.reapLater(res)
 }
 
 var errForged = errors.New("the process that was reported is not the one that was made")
@@ -249,7 +281,10 @@ func (k *keeper) reapLater(res spawned) {
 }
 
 // keep takes over an item and its descriptors, and starts to watch and log it.
-func (k *keeper) keep(item Item, fds []int) error {
+func (k *keeper) keep(item Item, fds []int) error { return k.keepFor(0, item, fds) }
+
+// keepFor does so as long as the session lasts; 0 stands for any.
+func (k *keeper) keepFor(session int, item Item, fds []int) error {
 	h := &held{Item: item, fds: map[string]int{}}
 	for i, name := range item.Names {
 		if name == FDStdout || name == FDStderr || name == FDTTY || name == FDStdin {
@@ -258,6 +293,11 @@ func (k *keeper) keep(item Item, fds []int) error {
 		h.fds[name] = fds[i]
 	}
 	k.mu.Lock()
+	if session != 0 && session != k.session {
+		k.mu.Unlock()
+		h.close()
+		return errForsaken
+	}
 	if old := k.items[item.ID]; old != nil {
 		k.mu.Unlock()
 		h.close()
