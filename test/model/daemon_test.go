@@ -191,7 +191,7 @@ func (c *client) play(calls []model.Call) error {
 // step makes one call and compares its answer, then what is seen of its object.
 func (c *client) step(call model.Call, want codes.Code, before, after model.State) error {
 	if got, err := c.do(call, before); got != want {
-		return fmt.Errorf("%v, want %v: %w", got, want, err)
+		return fmt.Errorf("%v, want %v: %v", got, want, err)
 	}
 	if err := c.comparePod(call.Pod, after.Pod[call.Pod]); err != nil {
 		return err
