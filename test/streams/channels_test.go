@@ -1,12 +1,15 @@
 package streams_test
 
 import (
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
 	"golang.org/x/net/websocket"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 // channels opens a WebSocket and checks which protocol was chosen of one offered.
@@ -72,3 +75,40 @@ func TestChannelsTTY(t *testing.T) {
 	}
 	equal(t, "the end", end, "\x03{\"status\":\"Success\"}\n")
 }
+
+// Several connections go through one WebSocket, and each end of one is told.
+func TestPortForwardTunnel(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	c := pod.Run("c", i.Image(busybox), run("serve-http", "8080", "the page"))
+	i.Wait("the port to be open", func() bool {
+		r, err := c.Exec(bound, run("get", "http://127.0.0.1:8080/")...)
+		return err == nil && r.Code == 0
+	})
+	ws := channels(t, i, forwardURL(t, pod), "SPDY/3.1+portforward.k8s.io")
+	ws.PayloadType = websocket.BinaryFrame
+	ws.SetDeadline(time.Time{})
+	conn, err := spdy.NewClientConnection(named{ws})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, id := range []string{"1", "2"} {
+		f, err := forward(t, conn, 8080, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.data.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+		f.data.Close()
+		got, err := io.ReadAll(f.data)
+		if err != nil || !strings.HasSuffix(string(got), "the page") {
+			t.Errorf("connection %s gives %q and %v", id, got, err)
+		}
+	}
+}
+
+// named is a WebSocket with the addresses that SPDY's log asks for.
+type named struct{ *websocket.Conn }
+
+func (named) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (named) RemoteAddr() net.Addr { return &net.TCPAddr{} }
