@@ -10,6 +10,7 @@ import (
 
 	"github.com/cri-box/cri-box/test/harness"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
 
@@ -19,6 +20,13 @@ func init() {
 	scenarios["process namespaces"] = processNamespaces
 	scenarios["non-root on port 80"] = nonRoot
 	scenarios["capabilities, seccomp, sysctls"] = confined
+}
+
+// serving is a container that answers on a port, and is ready once it does.
+func serving(port int32, text string) v1.Container {
+	c := work("c", "serve-http", fmt.Sprint(port), text)
+	c.ReadinessProbe = every(v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(port)}}})
+	return c
 }
 
 // page gets a page from inside a network namespace.
@@ -35,7 +43,9 @@ func page(t *testing.T, client *http.Client, url string) string {
 
 // hostNetwork is the node's own.
 func hostNetwork(t *testing.T, n *Node) {
-	p := n.run(t, v1.PodSpec{HostNetwork: true, Containers: []v1.Container{work("c", "serve-http", "18090", "on the node")}})
+	onTheNode := serving(18090, "on the node")
+	onTheNode.ReadinessProbe.HTTPGet.Host = harness.NodeIPv4 // without an API server it does not know its address
+	p := n.run(t, v1.PodSpec{HostNetwork: true, Containers: []v1.Container{onTheNode}})
 	pod := p.ready()
 	node, err := n.Node.Inode()
 	if err != nil {
@@ -47,7 +57,7 @@ func hostNetwork(t *testing.T, n *Node) {
 
 // hostPort is reached from outside, and by the node itself.
 func hostPort(t *testing.T, n *Node) {
-	c := work("c", "serve-http", "8080", "behind a port")
+	c := serving(8080, "behind a port")
 	c.Ports = []v1.ContainerPort{{ContainerPort: 8080, HostPort: 18080}}
 	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
 	p.ready()
@@ -78,22 +88,11 @@ func processNamespaces(t *testing.T, n *Node) {
 
 // nonRoot serves on a port below 1024.
 func nonRoot(t *testing.T, n *Node) {
-	c := work("c", "serve-http", "80", "low")
+	c := serving(80, "low")
 	c.SecurityContext = &v1.SecurityContext{RunAsUser: ptr.To[int64](1000), RunAsNonRoot: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false)}
 	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
 	pod := p.ready()
-	var body string
-	n.wait(t, "the page", func() bool {
-		resp, err := n.Node.Client().Get("http://" + pod.Status.PodIP)
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(resp.Body)
-		body = string(text)
-		return true
-	})
-	equal(t, "page", body, "low")
+	equal(t, "page", page(t, n.Node.Client(), "http://"+pod.Status.PodIP), "low")
 	equal(t, "user", p.field(pod, "c", "Uid"), "1000\t1000\t1000\t1000")
 	equal(t, "no new privileges", p.field(pod, "c", "NoNewPrivs"), "1")
 }

@@ -118,7 +118,7 @@ func attachEndpoint(t *testing.T, n *Node) {
 
 // portForwardEndpoint reaches a port that listens on the pod's loopback too.
 func portForwardEndpoint(t *testing.T, n *Node) {
-	p := n.run(t, v1.PodSpec{Containers: []v1.Container{work("c", "serve-http", "8080", "forwarded")}})
+	p := n.run(t, v1.PodSpec{Containers: []v1.Container{serving(8080, "forwarded")}})
 	p.ready()
 	config, u := p.rest("portForward", nil)
 	transport, upgrader, err := spdy.RoundTripperFor(config)
