@@ -209,7 +209,16 @@ var ioClasses = map[specs.IOPriorityClass]int{
 	specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
 }
 
+// scheduling sets what the spec says, else the kernel's defaults: what the daemon
+// was started with is not the container's.
 func (s *starter) scheduling() {
+	if s.process.Scheduler == nil {
+		s.call("set the scheduler", "sched_setattr", Int(0), s.words("{SCHED_OTHER, nice 0}", 48, 0, 0, 0, 0, 0), Int(0)).
+			Tolerate = errnos(unix.EPERM)
+	}
+	if s.process.IOPriority == nil {
+		s.call("set the I/O priority", "ioprio_set", Flag(1, "IOPRIO_WHO_PROCESS"), Int(0), Int(0)).Tolerate = errnos(unix.EPERM)
+	}
 	if sc := s.process.Scheduler; sc != nil {
 		policy, ok := schedulers[sc.Policy]
 		if !ok {
