@@ -24,20 +24,16 @@ func statistics(t *testing.T, n *Node) {
 	var c, s *stats.ContainerStats
 	n.wait(t, "statistics of both containers", func() bool {
 		c, s = p.summary("c"), p.summary("spin")
-		return c != nil && s != nil && c.Memory != nil && c.Memory.WorkingSetBytes != nil && *c.Memory.WorkingSetBytes > size/2 &&
-			s.CPU != nil && s.CPU.UsageNanoCores != nil && *s.CPU.UsageNanoCores > 0
+		return c != nil && s != nil && c.Memory != nil && c.Memory.WorkingSetBytes != nil && *c.Memory.WorkingSetBytes > size*9/10 &&
+			// A tenth of a processor is its limit, which a short window may exceed.
+			s.CPU != nil && s.CPU.UsageNanoCores != nil && *s.CPU.UsageNanoCores > 4e7 && *s.CPU.UsageNanoCores < 16e7
 	})
 	kernel, err := strconv.ParseFloat(memoryUsage.read(t, p.cgroupOf(pod)+"/"+containerID(pod, "c")), 64)
 	if err != nil {
 		t.Fatal(err)
 	}
 	near(t, "working set in the summary", float64(*c.Memory.WorkingSetBytes), kernel, 0.2)
-	// A tenth of a processor: the limit, which the kernel keeps to.
-	near(t, "processor time each second", float64(*s.CPU.UsageNanoCores), 1e8, 0.6)
-	metric, found := n.metric(t, "/metrics/resource", "container_memory_working_set_bytes", `container="c"`, `pod="`+p.Name+`"`)
-	if !found {
-		t.Fatal("/metrics/resource tells nothing of the container's memory")
-	}
+	metric, _ := n.metric(t, "/metrics/resource", memoryMetric, `container="c"`, `pod="`+p.Name+`"`)
 	near(t, "working set in the metrics", metric, kernel, 0.2)
 }
 
