@@ -269,6 +269,9 @@ func (l *Lab) State(rules func() string) string {
 			return err
 		}
 		for _, route := range routes {
+			if route.Dst != nil && route.Dst.IP.IsLinkLocalUnicast() {
+				continue // the kernel adds these in its own time
+			}
 			fmt.Fprintln(&b, "route", route.Dst, route.Gw, route.LinkIndex)
 		}
 		b.WriteString(rules())
