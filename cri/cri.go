@@ -41,6 +41,9 @@ type Server struct {
 	Ready func() error
 	// RuntimeVersion is cri-box's own, a semantic version: the kubelet parses it.
 	RuntimeVersion string
+	// MountAttributes says that the kernel takes mount_setattr(2), as was tried at
+	// start: recursive read-only mounts and mount_options are by it.
+	MountAttributes bool
 	// CgroupDriver is "cgroupfs" or "systemd".
 	CgroupDriver string
 	// Info is what Status shows when it is asked for more.

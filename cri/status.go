@@ -13,8 +13,8 @@ func (s *Server) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtim
 			condition("RuntimeReady", "RuntimeNotReady", s.Ready()),
 			s.networkCondition(),
 		}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.MountAttributes}}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: s.MountAttributes},
 	}
 	if r.GetVerbose() {
 		resp.Info = s.Info()

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cri-box/cri-box/cri"
+	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/sandbox"
 	"google.golang.org/grpc"
 )
@@ -32,7 +34,7 @@ func (d *daemon) newServer() *grpc.Server {
 		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
-		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), Info: d.info}).Register(server)
+		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), MountAttributes: mount.Detect().SetAttr, Info: d.info}).Register(server)
 	return server
 }
 
@@ -84,7 +86,8 @@ func (d *daemon) info() map[string]string {
 	if err := d.network.Ready(); err != nil {
 		cni = err.Error()
 	}
-	return map[string]string{"config": string(config), "lastCNILoadStatus": cni, "setAside": d.setAside(), "configuration": d.configuration()}
+	return map[string]string{"config": string(config), "lastCNILoadStatus": cni, "setAside": d.setAside(),
+		"eventsLost": strconv.FormatUint(d.sandboxes.EventsLost(), 10), "configuration": d.configuration()}
 }
 
 func (d *daemon) stop(server *grpc.Server) {
