@@ -25,7 +25,7 @@ type Forward func(ctx context.Context, port uint16, stream io.ReadWriteCloser) e
 // WebSocket, it has any number of connections to any ports, by WebSocket's own
 // channels one to each of ports.
 //
-// The SPDY side of cri-streaming is not used: after the client is gone it leaves
+// The SPDY side of cri-streaming is not used: after the client is gone it can leave
 // goroutines behind that hand over streams to nobody, and its forwards cannot
 // learn that the session has ended.
 func ServePortForward(w http.ResponseWriter, r *http.Request, ports []int32, forward Forward) {

@@ -111,8 +111,9 @@ func TestPortForward(t *testing.T) {
 	})
 	t.Run("a stream that is reset", func(t *testing.T) {
 		// kubectl resets one stream and goes on using the connection.
-		ended := make(chan error, 1)
+		begun, ended := make(chan struct{}), make(chan error, 1)
 		f := through(t, listen(t, c.PID(), "127.0.0.1:0", func(c *net.TCPConn) {
+			close(begun)
 			c.SetDeadline(time.Now().Add(bound))
 			io.Copy(io.Discard, c) // and pays no attention to the end of the input
 			for {
@@ -124,18 +125,21 @@ func TestPortForward(t *testing.T) {
 			}
 		}))
 		f.data.Write([]byte("x"))
+		<-begun // a stream that is reset earlier reaches no port
 		f.data.Reset()
 		if err := <-ended; os.IsTimeout(err) {
 			t.Error("the pod's side goes on for ever")
 		}
 	})
 	t.Run("the session goes", func(t *testing.T) {
-		ended := make(chan error, 1)
+		begun, ended := make(chan struct{}), make(chan error, 1)
 		through(t, listen(t, c.PID(), "127.0.0.1:0", func(c *net.TCPConn) {
+			close(begun)
 			c.SetDeadline(time.Now().Add(bound))
 			_, err := c.Read(make([]byte, 1))
 			ended <- err
 		}))
+		<-begun // a session that goes earlier reaches no port
 		raw.Close()
 		if err := <-ended; os.IsTimeout(err) {
 			t.Error("the pod's side goes on for ever")
