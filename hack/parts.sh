@@ -21,7 +21,7 @@ part_build() { make --no-print-directory build; }
 part_unit() { $go test -count=1 $($go list ./... | grep -Ev "$whole"); }
 part_cri() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/critest; }
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/pods ./test/stats; }
-part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/faults ./test/model; }
+part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/faults ./test/model; }
 part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/cli; }
 # A module of its own, so that the product's stays small: hence the change of directory.
 # Vetting its main too would compile the whole kubelet a second time.
