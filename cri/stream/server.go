@@ -49,10 +49,13 @@ type offer struct {
 	expires time.Time
 }
 
+// quietLibraries drops what the libraries say to klog of what handlers return, and
+// handlers tell themselves. klog has one logger per process: it is set once.
+var quietLibraries = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
+
 // Listen opens a port of 127.0.0.1 that the kernel chooses, and serves it.
 func Listen() (*Server, error) {
-	// The libraries say to klog what handlers return; handlers tell it themselves.
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	quietLibraries()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for streams: %w", err)
