@@ -94,6 +94,10 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 		return "", err
 	}
 	e := &containerEntry{lock: newLock(), ctr: &ctr, exited: make(chan struct{})}
+	// Whoever stops or removes it meanwhile waits: half a container cannot be undone
+	// while the other half is being made.
+	e.lock <- struct{}{} // it is new: nobody has it
+	defer e.lock.release()
 	if err := m.enter(pod, e); err != nil {
 		m.cfg.Images.Release(id)
 		return "", err
