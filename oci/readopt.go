@@ -32,7 +32,7 @@ func (p Started) open() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open process %d: %w", p.PID, os.NewSyscallError("pidfd_open", err))
 	}
-	if start := startTime(p.PID); start == 0 || start != p.PIDStart {
+	if start := StartTime(p.PID); start == 0 || start != p.PIDStart {
 		unix.Close(fd)
 		return nil, ErrGone
 	}
@@ -95,7 +95,7 @@ func (r *Runtime) ReadoptInit(ctx context.Context, podID, cgroup string) error {
 	if err != nil || len(pids) == 0 {
 		return err
 	}
-	p := Started{PID: pids[0], PIDStart: startTime(pids[0])}
+	p := Started{PID: pids[0], PIDStart: StartTime(pids[0])}
 	pidfd, err := p.open()
 	if errors.Is(err, ErrGone) {
 		return nil
@@ -116,7 +116,7 @@ func (r *Runtime) PodFiles(p Started) (map[string]*os.File, error) {
 	defer pidfd.Close()
 	files := map[string]*os.File{}
 	err = podFiles(p.PID, files)
-	if err == nil && startTime(p.PID) != p.PIDStart { // it ended while we looked
+	if err == nil && StartTime(p.PID) != p.PIDStart { // it ended while we looked
 		err = ErrGone
 	}
 	if err != nil {

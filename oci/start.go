@@ -54,7 +54,7 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 	if err != nil {
 		return Started{}, err
 	}
-	return Started{PID: pid, PIDStart: startTime(pid), At: at}, nil
+	return Started{PID: pid, PIDStart: StartTime(pid), At: at}, nil
 }
 
 func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error) {
@@ -76,8 +76,8 @@ func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error)
 	return nil, fmt.Errorf("cannot start container %s: it is being removed", b.ID)
 }
 
-// startTime is field 22 of /proc/PID/stat; 0 if the process is gone.
-func startTime(pid int) uint64 {
+// StartTime is field 22 of /proc/PID/stat; 0 if the process is gone.
+func StartTime(pid int) uint64 {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0

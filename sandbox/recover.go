@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/sandbox/record"
 )
@@ -221,6 +222,7 @@ func (m *Manager) recoverHeld(ctx context.Context, e *containerEntry, c *Contain
 	if c.StartedAt.IsZero() {
 		started := *c
 		started.StartedAt, started.PID, started.BootID = time.Now(), k.PID, m.cfg.BootID
+		started.PIDStart = oci.StartTime(k.PID) // by which it is known again without the keeper
 		if k.Exit != nil {
 			started.StartedAt = notBefore(k.Exit.At, c.CreatedAt)
 		}

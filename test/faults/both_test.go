@@ -127,3 +127,21 @@ func whole(t *testing.T, text string) {
 		}
 	}
 }
+
+// TestBothKilledAfterALostStart: a daemon that died between a container's start and
+// its record leaves it to the next one, from whose record it must be found again.
+func TestBothKilledAfterALostStart(t *testing.T) {
+	l := newLife(t)
+	c := l.RunPod().Create("c", l.image, []string{"/bin/workload", "sleep-forever"})
+	l.arm("start: record", "kill")
+	if err := c.TryStart(); err == nil {
+		t.Fatal("the daemon should have died while it started the container")
+	}
+	l.revive()
+	pid := c.PID()
+	killBoth(l.Instance)
+	l.Start()
+	if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || c.PID() != pid {
+		t.Errorf("container is %v as process %d (%s), it ran as %d", s.State, c.PID(), s.Message, pid)
+	}
+}
