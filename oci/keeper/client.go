@@ -59,13 +59,18 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.takeAll(ctx, l); err != nil {
+	if err := c.takeAll(ctx, l); err != nil && !errors.Is(err, ErrKeeperLost) {
 		l.close()
 		return nil, err
 	}
 	c.link = l
 	c.done.Add(1)
 	go c.watch(l)
+	// One that died meanwhile is replaced, and the next gets what it had told.
+	if _, err := c.live(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -73,13 +78,15 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 // is being killed may still accept: what counts is its answer.
 func (c *Client) connect(ctx context.Context) (*link, error) {
 	l, err := c.greet(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return l, nil
-	}
-	if errors.Is(err, errHung) {
+	case errors.Is(err, errHung):
 		if err := killKeeper(l.pid); err != nil {
 			return nil, err
 		}
+	case !nobodyThere(err): // a second one would take the first one's name away
+		return nil, err
 	}
 	if err := launch(c.cfg); err != nil {
 		return nil, err
@@ -88,6 +95,11 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("cannot reach the keeper just started (see %s): %w", c.cfg.LogPath, err)
 	}
 	return l, nil
+}
+
+// nobodyThere tells whether an error says that no keeper lives.
+func nobodyThere(err error) bool {
+	return errors.Is(err, ErrKeeperLost) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
 }
 
 // greet connects and says hello. The link comes also with errHung, ended.
@@ -122,18 +134,34 @@ func dial(path string) (int, error) {
 	return fd, nil
 }
 
-// takeAll fills the client's own custody from the keeper's.
+// takeAll fills the client's own custody from the keeper's. ErrKeeperLost says
+// that there may have been more.
 func (c *Client) takeAll(ctx context.Context, l *link) error {
-	return l.stream(ctx, &message{Verb: verbList}, func(m *message, fds []int) {
-		if m.Item == nil || len(fds) != len(m.Item.Names) {
-			closeAll(fds)
-			return
-		}
-		c.items[m.Item.ID] = &Kept{Item: *m.Item, FDs: files(m.Item.Names, fds)}
-		if log := m.Item.Log; log != nil && log.Drops > 0 {
-			warnUnwritable(m.Item.ID, fmt.Sprintf("%d bytes could not be written so far", log.Drops))
-		}
-	})
+	within, cancel := context.WithTimeoutCause(ctx, listBound, errHung)
+	defer cancel()
+	err := l.stream(within, &message{Verb: verbList}, c.take)
+	if !errors.Is(err, errHung) || ctx.Err() != nil {
+		return err
+	}
+	slog.Error("the keeper is killed, for it does not tell what it keeps", "pid", l.pid, "within", listBound)
+	if err := killKeeper(l.pid); err != nil {
+		return err
+	}
+	return ErrKeeperLost
+}
+
+// take takes one item of the list; exits may come beside it.
+func (c *Client) take(m *message, fds []int) {
+	if len(fds) != len(m.Item.Names) {
+		closeAll(fds)
+		return
+	}
+	c.mu.Lock()
+	c.items[m.Item.ID] = &Kept{Item: *m.Item, FDs: files(m.Item.Names, fds)}
+	c.mu.Unlock()
+	if log := m.Item.Log; log != nil && log.Drops > 0 {
+		warnUnwritable(m.Item.ID, fmt.Sprintf("%d bytes could not be written so far", log.Drops))
+	}
 }
 
 func files(names []string, fds []int) map[string]*os.File {

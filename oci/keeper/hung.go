@@ -22,6 +22,9 @@ const (
 	// answerBound is how long one may take for an answer, beside the time that a
 	// spawn was given.
 	answerBound = 5 * time.Second
+	// listBound is how long one may take to tell all that it keeps: a node's worth
+	// of containers takes milliseconds.
+	listBound = 15 * time.Second
 	// deathBound is how long it may take to die of SIGKILL.
 	deathBound = 5 * time.Second
 )

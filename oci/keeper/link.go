@@ -157,9 +157,24 @@ func (l *link) stream(ctx context.Context, m *message, f func(*message, []int)) 
 			}
 			f(a.m, a.fds)
 		case <-l.dead:
-			return ErrKeeperLost
+			return lastWords(ch, f)
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+}
+
+// lastWords takes what came before the keeper's end.
+func lastWords(ch chan answer, f func(*message, []int)) error {
+	for {
+		select {
+		case a := <-ch:
+			if a.m.Item == nil {
+				return nil
+			}
+			f(a.m, a.fds)
+		default:
+			return ErrKeeperLost
 		}
 	}
 }
