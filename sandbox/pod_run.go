@@ -185,7 +185,7 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 	u.later = later
 	files := map[string]*os.File{}
 	if !u.pod.hostNetwork() || !u.pod.hostIPC() {
-		set, err := u.ahead.New(ctx, netns.Options{
+		set, err := u.spaces.ahead.New(ctx, netns.Options{
 			NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
 			Hostname: u.pod.hostname(), Sysctls: now,
 		})
@@ -217,7 +217,7 @@ func (m *Manager) newShm() (*os.File, error) {
 // dropNamespaces lets go of the last references, in its turn: many at a time
 // would stall the network of those that come up (netns.Pacer).
 func (m *Manager) dropNamespaces(id string) error {
-	m.pacer.End(func() {
+	m.spaces.pacer.End(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), undoBound)
 		defer cancel()
 		if err := m.cfg.Custody.Release(ctx, id); err != nil {

@@ -45,6 +45,16 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		m.cfg.Network.Sweep(ctx, m.known), m.reportLost())
 }
 
+// leaked tells of something on the host that was ours and nobody's.
+func (m *Manager) leaked(what string, args ...any) {
+	m.leaks.Add(1)
+	slog.Warn(what, args...)
+}
+
+// Leaks counts what Reconcile and Recover found and removed since the daemon
+// began.
+func (m *Manager) Leaks() uint64 { return m.leaks.Load() }
+
 // undoLeft removes what a failed creation left because an undo failed too.
 func (m *Manager) undoLeft(ctx context.Context) error {
 	pods, containers := m.unfinished()
@@ -81,7 +91,7 @@ func (m *Manager) dropCgroups(ctx context.Context) error {
 	errs := []error{err}
 	for _, name := range names {
 		if len(name) == 64 && !m.anyPod(name) {
-			slog.Warn("a control group of no pod is removed", "id", name)
+			m.leaked("a control group of no pod is removed", "id", name)
 			errs = append(errs, m.cfg.Runtime.Delete(ctx, name, m.ownCgroup(name)))
 		}
 	}
@@ -96,7 +106,7 @@ func (m *Manager) dropPins() error {
 	errs := []error{err}
 	for _, path := range found {
 		if id := strings.TrimPrefix(path, prefix); len(id) == 12 && !m.known(id) {
-			slog.Warn("a network namespace's name of no pod is removed", "path", path)
+			m.leaked("a network namespace's name of no pod is removed", "path", path)
 			errs = append(errs, netns.Unpin(path))
 		}
 	}
@@ -124,7 +134,7 @@ func (m *Manager) dropDirs(ctx context.Context) error {
 // dropContainer ends a container of which the id is known and nothing else: its
 // group is looked for in those of all pods.
 func (m *Manager) dropContainer(ctx context.Context, id string) error {
-	slog.Warn("a container without a record is removed", "id", id)
+	m.leaked("a container without a record is removed", "id", id)
 	parents := map[string]bool{}
 	for _, p := range m.List().Pods {
 		parents[p.CgroupParent] = true

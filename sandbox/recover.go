@@ -254,7 +254,7 @@ func (m *Manager) dropStrangers(ctx context.Context, kept map[string]keeper.Kept
 		if known || k.Kind == keeper.KindExec {
 			continue
 		}
-		slog.Warn("the keeper held something that no record knows", "id", id)
+		m.leaked("the keeper held something that no record knows", "id", id)
 		errs = append(errs, m.cfg.Custody.Release(ctx, id))
 	}
 	return errors.Join(errs...)

@@ -119,8 +119,8 @@ type Manager struct {
 	policy  atomic.Pointer[Policy] // instead of cfg.Policy
 	creates flights
 	exits   exits
-	pacer   netns.Pacer // ends namespaces, one after the other
-	ahead   netns.Pool  // namespaces that pods need not wait for
+	spaces  spaces
+	leaks   atomic.Uint64
 
 	mu         sync.Mutex
 	pods       map[string]*podEntry
@@ -132,6 +132,12 @@ type Manager struct {
 	events   events
 	disks    disks
 	rates    rates
+}
+
+// spaces are how namespaces begin and end beside the pods that wait for nothing.
+type spaces struct {
+	pacer netns.Pacer // ends them, one after the other
+	ahead netns.Pool  // makes some before they are asked for
 }
 
 // podsAhead is for how many pods namespaces are made ahead; each holds some
@@ -194,8 +200,8 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
 	m.SetPolicy(cfg.Policy)
-	m.ahead.Size = podsAhead
-	m.ahead.Fill()
+	m.spaces.ahead.Size = podsAhead
+	m.spaces.ahead.Fill()
 	m.exits.init()
 	m.events.init()
 	m.disks.init(cfg.Runtime.DiskUse)
@@ -206,8 +212,8 @@ func New(cfg Config) (*Manager, error) {
 // Close waits for what is done in the background. No call may be under way.
 func (m *Manager) Close() {
 	m.disks.close()
-	m.ahead.Close()
-	m.pacer.Wait()
+	m.spaces.ahead.Close()
+	m.spaces.pacer.Wait()
 }
 
 // Pod finds a pod by its id or a unique beginning of it.

@@ -36,6 +36,8 @@ func (d *daemon) startAdmin() (io.Closer, error) {
 	mux.HandleFunc("GET /containers/{id}/calls", d.showCalls)
 	mux.HandleFunc("GET /network", d.showNetwork)
 	mux.HandleFunc("GET /why", d.serveWhy)
+	mux.Handle("GET /metrics", d.metrics.Handler())
+	handleProfiles(mux)
 	go http.Serve(listener, mux)
 	return listener, nil
 }

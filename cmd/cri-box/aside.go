@@ -21,9 +21,8 @@ type aside struct {
 // maxWhy bounds what is shown of a reason, in bytes.
 const maxWhy = 4 << 10
 
-// setAside lists them as JSON.
-func (d *daemon) setAside() string {
-	found := []aside{}
+// asides lists their paths.
+func (d *daemon) asides() (list []string) {
 	for _, pattern := range []string{
 		filepath.Join(d.root, "*", record.QuarantineDir, "*"),
 		filepath.Join(d.state, "ipam", "*.bad"),
@@ -33,9 +32,16 @@ func (d *daemon) setAside() string {
 		if err != nil {
 			slog.Error("cannot list what was set aside", "err", err)
 		}
-		for _, path := range paths {
-			found = append(found, aside{path, whyAside(path)})
-		}
+		list = append(list, paths...)
+	}
+	return list
+}
+
+// setAside lists them as JSON, with reasons.
+func (d *daemon) setAside() string {
+	found := []aside{}
+	for _, path := range d.asides() {
+		found = append(found, aside{path, whyAside(path)})
 	}
 	text, err := json.Marshal(found)
 	if err != nil {

@@ -31,8 +31,8 @@ var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
-		grpc.ChainUnaryInterceptor(cri.Intercept, d.waitRecovered, d.remember),
-		grpc.ChainStreamInterceptor(cri.InterceptStream, d.waitRecoveredStream))
+		grpc.ChainUnaryInterceptor(d.metrics.Unary, cri.Intercept, d.waitRecovered, d.remember),
+		grpc.ChainStreamInterceptor(d.metrics.Stream, cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
 		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), MountAttributes: mount.Detect().SetAttr, Info: d.info}).Register(server)
 	return server

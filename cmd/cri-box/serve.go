@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cri-box/cri-box/cmd/cri-box/metrics"
 	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/cri/stream"
 	"github.com/cri-box/cri-box/network/mode"
@@ -40,6 +41,7 @@ type daemon struct {
 	gate      chan struct{} // closed when recovery is done
 	hangups   chan os.Signal
 	failures  failures
+	metrics   *metrics.Metrics
 }
 
 func serve(s settings) error {
@@ -183,6 +185,7 @@ func (d *daemon) openStreams(context.Context) (err error) {
 // run serves until ctx ends. Version and Status answer at once; the rest waits
 // for recovery.
 func (d *daemon) run(ctx context.Context) error {
+	d.metrics = metrics.New(d.sources())
 	server := d.newServer()
 	listener, err := cri.Listen(d.listen)
 	if err != nil {
@@ -193,6 +196,10 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer admin.Close()
+	if err := d.startMetrics(ctx); err != nil {
+		return err
+	}
+	d.stacksOnSignal(ctx)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	go d.sandboxes.WatchExits(ctx)

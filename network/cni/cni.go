@@ -254,6 +254,16 @@ func (n *Network) Close() error {
 	return n.journal.dir.Close()
 }
 
+// Pending counts the pods that ended and whose DEL has not succeeded.
+func (n *Network) Pending() (count int) {
+	for _, one := range n.journal.all() {
+		if one.Leaving {
+			count++
+		}
+	}
+	return count
+}
+
 // Attached says whether this network has to do with the pod.
 func (n *Network) Attached(id string) bool {
 	_, ok := n.journal.get(id)

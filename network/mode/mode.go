@@ -221,6 +221,17 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 	return errors.Join(errs...)
 }
 
+// Pending counts the pods that ended and are still attached somewhere: DELs that
+// are tried again.
+func (n *Network) Pending() int {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.cni == nil {
+		return 0
+	}
+	return n.cni.Pending()
+}
+
 // Close implements network.Network.
 func (n *Network) Close() error {
 	n.mu.Lock()

@@ -116,7 +116,10 @@ func (s *Store) download(ctx context.Context, src source, desc ocispec.Descripto
 // write is the one pass: network, digest, inflate, diffID's digest, files.
 func (s *Store) write(ctx context.Context, src source, desc ocispec.Descriptor, diffID digest.Digest, bytes *atomic.Int64) (*snapshot.Staged, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	blob, err := openBlob(ctx, src, desc, func(n int) { bytes.Add(int64(n)) })
+	blob, err := openBlob(ctx, src, desc, func(n int) {
+		bytes.Add(int64(n))
+		s.traffic.received(n)
+	})
 	if err != nil {
 		cancel()
 		return nil, err

@@ -91,12 +91,13 @@ type Image struct {
 
 // Store is the image service. Its methods may be called from several goroutines.
 type Store struct {
-	config Config
-	layers *snapshot.Store
-	live   atomic.Pointer[settings] // what Configure changes
-	slots  chan struct{}            // one place for each layer under way
-	now    atomic.Pointer[index]
-	pulls  atomic.Uint64 // numbers pulls, for their holds
+	config  Config
+	layers  *snapshot.Store
+	live    atomic.Pointer[settings] // what Configure changes
+	slots   chan struct{}            // one place for each layer under way
+	now     atomic.Pointer[index]
+	pulls   atomic.Uint64 // numbers pulls, for their holds
+	traffic traffic
 
 	flightsMu sync.Mutex
 	flights   map[flightKey]*flight

@@ -37,7 +37,9 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot pull image: %w", err)
 	}
+	ended := s.traffic.begin()
 	img, err := s.pull(ctx, named, auth, progress)
+	ended(err)
 	if err != nil {
 		return Image{}, cleanError(ctx, named.String(), err, auth)
 	}
@@ -65,6 +67,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	job := newJob(c, reg, auth)
 	stop := job.report(progress)
 	defer stop()
+	defer s.traffic.fetching(job)()
 	return s.ingest(ctx, job, names)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ type Client struct {
 	// replaced is closed, and made anew, when link changes.
 	replaced chan struct{}
 
+	starts  atomic.Uint64 // of keepers
 	closing chan struct{}
 	done    sync.WaitGroup
 }
@@ -91,6 +93,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 	if err := launch(c.cfg); err != nil {
 		return nil, err
 	}
+	c.starts.Add(1)
 	if l, err = c.greet(ctx); err != nil {
 		return nil, fmt.Errorf("cannot reach the keeper just started (see %s): %w", c.cfg.LogPath, err)
 	}
@@ -364,6 +367,9 @@ func (c *Client) ask(ctx context.Context, m *message, fds []int) (*message, []in
 		}
 	}
 }
+
+// Starts counts the keepers that this client had to start.
+func (c *Client) Starts() uint64 { return c.starts.Load() }
 
 // PID is the keeper's process id.
 func (c *Client) PID() int { return c.current().pid }

@@ -38,6 +38,7 @@ func (r rule) check(v reflect.Value) error {
 var named = map[string]rule{
 	"directory":  {"an absolute path without \"..\"", text(cleanPath)},
 	"socket":     {"an absolute path of at most 107 bytes (unix(7)), or \"\"", text(socketPath)},
+	"address":    {"an IP address and a port such as \"127.0.0.1:9437\", or \"\"", text(address)},
 	"path list":  {"absolute paths with : between them", text(pathList)},
 	"word":       {"names without spaces", text(func(s string) bool { return s != "" && !strings.ContainsAny(s, " \t\r\n") })},
 	"capability": {"names from capabilities(7), with or without CAP_", text(func(s string) bool { return known(Capability(s)) })},
@@ -143,4 +144,12 @@ func show(v reflect.Value) string {
 		entries[i] = show(v.Index(i))
 	}
 	return "[" + strings.Join(entries, ", ") + "]"
+}
+
+func address(s string) bool {
+	if s == "" {
+		return true
+	}
+	_, err := netip.ParseAddrPort(s)
+	return err == nil
 }

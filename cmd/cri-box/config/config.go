@@ -28,6 +28,7 @@ type Config struct {
 	Log       Log       `toml:"log" help:"What the daemon writes to standard error. Secrets are never in it."`
 	Image     Image     `toml:"image" help:"Pulling and keeping images."`
 	Network   Network   `toml:"network" help:"The pods' network."`
+	Metrics   Metrics   `toml:"metrics" help:"What Prometheus reads of the daemon."`
 	Container Container `toml:"container" help:"What containers get where neither the request nor the image says otherwise."`
 }
 
@@ -35,6 +36,11 @@ type Config struct {
 type Log struct {
 	Level  string `toml:"level" default:"'info'" accept:"debug|info|warn|error" reload:"yes" help:"The least important messages that are written."`
 	Format string `toml:"format" default:"'text'" accept:"text|json" reload:"yes" help:"text: key=value. json: one object a line."`
+}
+
+// Metrics is the table [metrics].
+type Metrics struct {
+	Address string `toml:"address" default:"''" accept:"address" help:"Address at which GET /metrics answers, such as '127.0.0.1:9437'. Empty: only the daemon's own socket does."`
 }
 
 // Image is the table [image].
