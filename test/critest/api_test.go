@@ -3,7 +3,6 @@ package critest_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
@@ -18,45 +17,59 @@ import (
 // nothing is the id of nothing.
 var nothing = strings.Repeat("0", 64)
 
-// TestIdempotence: each idempotent call on what never was, and twice.
+// TestIdempotence: each idempotent call on what never was, and twice, and it has
+// done what it says.
 func TestIdempotence(t *testing.T) {
 	clause(t, "This call is idempotent, and must not return an error if")
 	n := newNode(t)
 	p := n.pod()
 	c := p.run()
+	gone := func(err error) bool { return status.Code(err) == codes.NotFound }
+	containerState := func(id string) (runtimeapi.ContainerState, error) {
+		r, err := n.runtime.ContainerStatus(n.ctx(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		return r.GetStatus().GetState(), err
+	}
+	podState := func(id string) (runtimeapi.PodSandboxState, error) {
+		r, err := n.runtime.PodSandboxStatus(n.ctx(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+		return r.GetStatus().GetState(), err
+	}
 	type target struct{ container, pod, image string }
-	for _, id := range []target{{nothing, nothing, "registry.invalid/not/there:1"}, {c.id, p.id, ""}} {
+	for _, id := range []target{{nothing, nothing, "registry.invalid/not/there:1"}, {c.id, p.id, n.image}} {
 		for _, call := range []struct {
 			name string
 			do   func() error
+			done func() bool
 		}{
 			{"StopContainer", func() error {
 				_, err := n.runtime.StopContainer(n.ctx(), &runtimeapi.StopContainerRequest{ContainerId: id.container})
 				return err
+			}, func() bool {
+				s, err := containerState(id.container)
+				return gone(err) || s == runtimeapi.ContainerState_CONTAINER_EXITED
 			}},
 			{"RemoveContainer", func() error {
 				_, err := n.runtime.RemoveContainer(n.ctx(), &runtimeapi.RemoveContainerRequest{ContainerId: id.container})
 				return err
-			}},
+			}, func() bool { _, err := containerState(id.container); return gone(err) }},
 			{"StopPodSandbox", func() error {
 				_, err := n.runtime.StopPodSandbox(n.ctx(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: id.pod})
 				return err
+			}, func() bool {
+				s, err := podState(id.pod)
+				return gone(err) || s == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 			}},
 			{"RemovePodSandbox", func() error {
 				_, err := n.runtime.RemovePodSandbox(n.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id.pod})
 				return err
-			}},
-			{"RemoveImage", func() error {
-				if id.image == "" {
-					return nil
-				}
-				_, err := n.images.RemoveImage(n.ctx(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id.image}})
-				return err
-			}},
+			}, func() bool { _, err := podState(id.pod); return gone(err) }},
+			{"RemoveImage", func() error { return n.removeImage(id.image) }, func() bool { return n.imageStatus(id.image) == nil }},
 		} {
 			for time := range 2 {
 				if err := call.do(); err != nil {
 					t.Errorf("%s of %v, time %d: %v", call.name, id, time+1, err)
+				}
+				if !call.done() {
+					t.Errorf("%s of %v, time %d: it has no effect", call.name, id, time+1)
 				}
 			}
 		}
@@ -284,63 +297,4 @@ func TestImages(t *testing.T) {
 	if len(fs.ImageFilesystems) == 0 || fs.ImageFilesystems[0].GetUsedBytes().GetValue() == 0 || fs.ImageFilesystems[0].GetFsId().GetMountpoint() == "" {
 		t.Errorf("the file system of images is %v", fs.ImageFilesystems)
 	}
-}
-
-// drain reads a stream to its end and counts each id once.
-func drain[R any](t *testing.T, next func() (R, error), ids func(R) []string) map[string]int {
-	t.Helper()
-	seen := map[string]int{}
-	for {
-		r, err := next()
-		if errors.Is(err, io.EOF) {
-			return seen
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, id := range ids(r) {
-			seen[id]++
-		}
-	}
-}
-
-// TestStreams: each item once, then the end of the stream; filters as in lists.
-func TestStreams(t *testing.T) {
-	clause(t, "StreamPodSandboxes returns a stream of PodSandboxes.")
-	n := newNode(t)
-	p := n.pod()
-	c := p.run()
-	pods, err := n.runtime.StreamPodSandboxes(n.ctx(), &runtimeapi.StreamPodSandboxesRequest{Filter: &runtimeapi.PodSandboxFilter{Id: p.id}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := drain(t, pods.Recv, func(r *runtimeapi.StreamPodSandboxesResponse) (ids []string) {
-		for _, item := range r.GetPodSandboxes() {
-			ids = append(ids, item.Id)
-		}
-		return ids
-	})
-	equal(t, "pods", fmt.Sprint(got), fmt.Sprint(map[string]int{p.id: 1}))
-	containers, err := n.runtime.StreamContainers(n.ctx(), &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got = drain(t, containers.Recv, func(r *runtimeapi.StreamContainersResponse) (ids []string) {
-		for _, item := range r.GetContainers() {
-			ids = append(ids, item.Id)
-		}
-		return ids
-	})
-	equal(t, "containers", fmt.Sprint(got), fmt.Sprint(map[string]int{c.id: 1}))
-	images, err := n.images.StreamImages(n.ctx(), &runtimeapi.StreamImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: n.image}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got = drain(t, images.Recv, func(r *runtimeapi.StreamImagesResponse) (ids []string) {
-		for _, item := range r.GetImages() {
-			ids = append(ids, item.Id)
-		}
-		return ids
-	})
-	equal(t, "images", fmt.Sprint(got), fmt.Sprint(map[string]int{n.imageID: 1}))
 }

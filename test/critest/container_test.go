@@ -97,32 +97,51 @@ func TestLogPath(t *testing.T) {
 	}
 }
 
-// TestReopenContainerLog: the new file is there when the call returns.
+// TestReopenContainerLog: the new file is there when the call returns, and no line
+// of a container that writes all the time is lost, there twice or in disorder.
 func TestReopenContainerLog(t *testing.T) {
 	clause(t, "ReopenContainerLog asks runtime to reopen the stdout/stderr log file")
 	n := newNode(t)
 	p := n.pod()
-	c := p.run(script("while :; do echo line; sleep 0.01; done"))
+	c := p.run(script("trap 'exit 0' TERM; i=0; while :; do echo line $i; i=$((i+1)); done"))
 	path := filepath.Join(p.config.LogDirectory, c.config.LogPath)
-	if err := os.Rename(path, path+".1"); err != nil {
+	reopen := func() error {
+		_, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id})
+		return err
+	}
+	const turns = 20
+	read := func(file string) string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for turn := range turns {
+		eventually(t, "a line in the file", func() bool { return strings.Contains(read(path), "stdout F line") })
+		if err := os.Rename(path, fmt.Sprint(path, ".", turn)); err != nil {
+			t.Fatal(err)
+		}
+		if err := reopen(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := n.runtime.StopContainer(n.ctx(), &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: 20}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id}); err != nil {
+	if err := os.Rename(path, fmt.Sprint(path, ".", turns)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Error(err)
+	next := 0
+	for turn := range turns + 1 {
+		for line := range strings.Lines(read(fmt.Sprint(path, ".", turn))) {
+			if !strings.HasSuffix(line, fmt.Sprintf(" stdout F line %d\n", next)) {
+				t.Fatalf("in file %d, where line %d should be: %q", turn, next, line)
+			}
+			next++
+		}
 	}
-	eventually(t, "a line in the new file", func() bool {
-		text, _ := os.ReadFile(path)
-		return strings.Contains(string(text), "stdout F line")
-	})
-	c.stop()
-	if err := os.Rename(path, path+".2"); err != nil {
-		t.Fatal(err)
-	}
-	_, err := n.runtime.ReopenContainerLog(n.ctx(), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id})
-	refused(t, "a container that does not run", err)
+	refused(t, "a container that does not run", reopen())
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a new file was made for a container that does not run")
 	}
@@ -177,7 +196,7 @@ func TestStdin(t *testing.T) {
 	clause(t, "Variables for interactive containers, these have very specialized")
 	n := newNode(t)
 	p := n.pod()
-	waits := p.run(script("echo before; cat; echo after"), func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
+	waits := p.run(script("echo before; cat; echo after"), func(c *runtimeapi.ContainerConfig) { c.Stdin = true })
 	without := p.run(script("cat; echo after"))
 	equal(t, "exit code without stdin", without.ended().ExitCode, 0)
 	eventually(t, "output", func() bool { return strings.Contains(waits.output(), "before") })

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -123,14 +122,17 @@ func kindOf(f protoreflect.FieldDescriptor) string {
 	return kind
 }
 
-// A testFile is what a file with tests says.
-type testFile struct {
-	words map[string]bool // identifiers and string literals
+// A part is a function, a variable or a type of a test package.
+type part struct {
+	sets map[string]bool // fields that get a value other than the zero value, and what is called
+	uses map[string]bool // every name in it: what else it reaches
 }
 
-// findTests parses the tests of a package by its name: pods, stats, or a path
-// such as oci/image.
-func findTests(t *testing.T, dir string) map[string]testFile {
+func newPart() part { return part{map[string]bool{}, map[string]bool{}} }
+
+// findParts parses the tests of a package by its name: pods, stats, or a path
+// such as oci/image. Methods of one name are one part.
+func findParts(t *testing.T, dir string) map[string]part {
 	t.Helper()
 	path := filepath.Join("..", dir)
 	if strings.Contains(dir, "/") {
@@ -140,39 +142,91 @@ func findTests(t *testing.T, dir string) map[string]testFile {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests := map[string]testFile{}
-	helpers := map[string]bool{} // words of files that have no test themselves
+	parts := map[string]part{}
 	for _, name := range files {
 		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := testFile{map[string]bool{}}
-		ast.Inspect(parsed, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.Ident:
-				file.words[n.Name] = true
-			case *ast.BasicLit:
-				if s, err := strconv.Unquote(n.Value); err == nil {
-					file.words[s] = true
+		for _, d := range parsed.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				addPart(parts, d.Name.Name, d)
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					if v, ok := s.(*ast.ValueSpec); ok {
+						addPart(parts, v.Names[0].Name, v)
+					}
 				}
 			}
-			return true
-		})
-		before := len(tests)
-		for _, d := range parsed.Decls {
-			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
-				tests[f.Name.Name] = file
+		}
+	}
+	return parts
+}
+
+func addPart(parts map[string]part, name string, body ast.Node) {
+	p, ok := parts[name]
+	if !ok {
+		p = newPart()
+		parts[name] = p
+	}
+	ast.Inspect(body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Ident:
+			p.uses[n.Name] = true
+		case *ast.CallExpr:
+			if f, ok := n.Fun.(*ast.SelectorExpr); ok {
+				p.sets[f.Sel.Name] = true
+			}
+		case *ast.CompositeLit:
+			for _, e := range n.Elts {
+				if kv, ok := e.(*ast.KeyValueExpr); ok && !isZero(kv.Value) {
+					p.setsField(kv.Key)
+				}
+			}
+		case *ast.AssignStmt:
+			for i, to := range n.Lhs {
+				if f, ok := to.(*ast.SelectorExpr); ok && (len(n.Rhs) != len(n.Lhs) || !isZero(n.Rhs[i])) {
+					p.setsField(f.Sel)
+				}
 			}
 		}
-		if len(tests) == before {
-			maps.Copy(helpers, file.words)
+		return true
+	})
+}
+
+func (p part) setsField(name ast.Expr) {
+	if id, ok := name.(*ast.Ident); ok {
+		p.sets[id.Name] = true
+	}
+}
+
+func isZero(value ast.Expr) bool {
+	switch v := value.(type) {
+	case *ast.Ident:
+		return v.Name == "nil" || v.Name == "false"
+	case *ast.BasicLit:
+		return v.Value == "0" || v.Value == `""`
+	}
+	return false
+}
+
+// reached is what a test sets and calls, by itself and by what it uses.
+func reached(parts map[string]part, test string) map[string]bool {
+	sets := map[string]bool{}
+	seen := map[string]bool{test: true}
+	for next := []string{test}; len(next) > 0; {
+		p := parts[next[0]]
+		next = next[1:]
+		maps.Copy(sets, p.sets)
+		for name := range p.uses {
+			if _, ok := parts[name]; ok && !seen[name] {
+				seen[name] = true
+				next = append(next, name)
+			}
 		}
 	}
-	for _, file := range tests {
-		maps.Copy(file.words, helpers)
-	}
-	return tests
+	return sets
 }
 
 // goName is the field's name in Go: cpu_period is CpuPeriod.
@@ -189,11 +243,11 @@ func goName(name string) string {
 }
 
 // TestEveryField fails for an RPC or a field without a test that exists and
-// names it, or without a refusal that a test sees.
+// calls or sets it, or without a refusal that a test sees.
 func TestEveryField(t *testing.T) {
 	entries := readEntries(t)
 	things := everything(entries)
-	packages := map[string]map[string]testFile{}
+	packages := map[string]map[string]part{}
 	known := map[string]bool{}
 	for _, thing := range things {
 		known[thing.name] = true
@@ -205,19 +259,18 @@ func TestEveryField(t *testing.T) {
 		dot := strings.LastIndex(e.test, ".")
 		dir, test := e.test[:max(dot, 0)], e.test[dot+1:]
 		if packages[dir] == nil {
-			packages[dir] = findTests(t, dir)
+			packages[dir] = findParts(t, dir)
 		}
-		file, ok := packages[dir][test]
-		if !ok {
+		if _, ok := packages[dir][test]; !ok || !strings.HasPrefix(test, "Test") {
 			t.Errorf("%s: %s: there is no test %s", fieldsFile, thing.name, e.test)
 			continue
 		}
-		word := goName(thing.name)
-		if rpc, ok := strings.CutPrefix(thing.name, "rpc "); ok {
-			word = rpc
+		word, isRPC := strings.CutPrefix(thing.name, "rpc ")
+		if !isRPC {
+			word = goName(thing.name)
 		}
-		if !file.words[word] && !file.words[thing.name] {
-			t.Errorf("%s: %s: the file of %s does not have %s", fieldsFile, thing.name, e.test, word)
+		if !reached(packages[dir], test)[word] {
+			t.Errorf("%s: %s: %s gives %s no value", fieldsFile, thing.name, e.test, word)
 		}
 	}
 	for name := range entries {

@@ -253,14 +253,39 @@ func TestImageSubPath(t *testing.T) {
 	}
 }
 
-// TestImageVolumeLives: removing the image takes nothing from the container.
+// TestImageVolumeLives: an image that only a mount uses is removed and another
+// comes; the container goes on seeing all of its own.
 func TestImageVolumeLives(t *testing.T) {
-	clause(t, "RemoveImage removes the image.")
+	clause(t, "All image mounts are per feature definition")
 	n := newNode(t)
-	c := n.pod().run(mount(n.imageVolume("")))
-	if _, err := n.images.RemoveImage(n.ctx(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: n.image}}); err != nil {
+	ref := n.registry().push("volume", n.small("file"))
+	id := n.pull(ref)
+	m := n.imageVolume("")
+	m.Image.Image = id
+	c := n.pod().run(mount(m))
+	want := c.sh("cat /image/data/file")
+	if err := n.removeImage(id); err != nil {
 		t.Logf("the runtime refuses to remove an image in use, which is as good: %v", err)
 	}
-	c.sh("echo 3 >/proc/sys/vm/drop_caches 2>/dev/null; cat /image/bin/busybox >/dev/null")
-	equal(t, "a program of the image", c.sh("/image/bin/echo runs"), "runs")
+	n.pull(n.registry().push("other", n.small("other")))
+	equal(t, "a file of the volume", c.sh("cat /image/data/file"), want)
+	equal(t, "files", c.sh("ls /image/data"), "file")
+}
+
+// TestIDMappedMount: the container sees the owners that the mapping says, or the
+// request is refused by the field's name.
+func TestIDMappedMount(t *testing.T) {
+	clause(t, "UidMappings specifies the runtime UID mappings for the mount.")
+	n := newNode(t)
+	dir := n.volume()
+	if err := os.Chown(filepath.Join(dir, "file"), 7, 9); err != nil {
+		t.Fatal(err)
+	}
+	ids := []*runtimeapi.IDMapping{{ContainerId: 0, HostId: 100000, Length: 1000}}
+	c, err := n.pod().try(mount(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/volume", UidMappings: ids, GidMappings: ids}))
+	if err != nil {
+		refused(t, "an idmapped mount", err, "uidMappings")
+		return
+	}
+	equal(t, "owner", c.sh("stat -c %u:%g /volume/file"), "100007:100009")
 }

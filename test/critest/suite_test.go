@@ -3,7 +3,10 @@
 // and looks at the effect from inside a container, in /proc, or in the reply.
 //
 //	go test ./test/critest                                    a private cri-box
-//	go test ./test/critest -endpoint unix:///run/x.sock       any other, with -image
+//	go test ./test/critest -endpoint unix:///run/x.sock       any other on this host
+//
+// The images come from a registry that the test serves on 127.0.0.1; with
+// -endpoint the runtime has to take that one without TLS, or -image names another.
 package critest_test
 
 import (
@@ -26,7 +29,8 @@ import (
 
 var (
 	endpoint = flag.String("endpoint", "", "where the runtime listens, such as unix:///run/cri-box/cri-box.sock; empty: a private cri-box")
-	imageRef = flag.String("image", "registry.k8s.io/e2e-test-images/busybox:1.29-4", "an image with busybox and its applets in /bin, for -endpoint")
+	imageRef = flag.String("image", "", "with -endpoint: an image with busybox and its applets in /bin, in place of the test's own")
+	restart  = flag.String("restart", "", "with -endpoint: a shell command that restarts the runtime and returns")
 )
 
 func TestMain(m *testing.M) {
@@ -37,12 +41,15 @@ func TestMain(m *testing.M) {
 // A node is the runtime under test.
 type node struct {
 	*testing.T
+	conn    *grpc.ClientConn
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
 	image   string // a reference that was pulled
 	imageID string // what PullImage said
 	dir     string // on the host, for volumes and logs
 	pods    int
+	private *harness.Instance // nil with -endpoint
+	served  *registry         // nil before the first image of the test's own
 }
 
 // clause says which sentence of the API a test asserts; a failure shows it.
@@ -58,23 +65,41 @@ func clause(t *testing.T, text string) {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	n := &node{T: t, image: *imageRef, dir: t.TempDir()}
-	if *endpoint == "" {
-		i := harness.New(t)
-		n.runtime, n.images, n.image = i.Runtime, i.Images, i.Image("busybox")
-	} else {
-		conn, err := grpc.NewClient(*endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		n.runtime, n.images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+	socket := *endpoint
+	if socket == "" {
+		n.private = harness.New(t)
+		socket = "unix://" + n.private.Socket()
 	}
-	resp, err := n.images.PullImage(n.ctx(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: n.image}})
-	if err != nil {
-		t.Fatalf("cannot pull %s: %v", n.image, err)
+	n.connect(socket)
+	if n.image == "" {
+		n.image = n.registry().push("busybox", harness.TestImage(t, "busybox"))
 	}
-	n.imageID = resp.ImageRef
+	n.imageID = n.pull(n.image)
 	return n
+}
+
+func (n *node) connect(socket string) {
+	n.Helper()
+	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(func() { conn.Close() })
+	n.conn, n.runtime, n.images = conn, runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+}
+
+func (n *node) tryPull(ref string, auth *runtimeapi.AuthConfig) (string, error) {
+	resp, err := n.images.PullImage(n.ctx(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}, Auth: auth})
+	return resp.GetImageRef(), err
+}
+
+func (n *node) pull(ref string) (id string) {
+	n.Helper()
+	id, err := n.tryPull(ref, nil)
+	if err != nil {
+		n.Fatalf("cannot pull %s: %v", ref, err)
+	}
+	return id
 }
 
 // ctx bounds one call.
@@ -308,4 +333,9 @@ func hasCode(t *testing.T, what string, err error, want codes.Code) {
 	if got := status.Code(err); got != want {
 		t.Errorf("%s: code %s (%v), want %s", what, got, err, want)
 	}
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
