@@ -76,6 +76,7 @@ func codeOf(err error) codes.Code {
 		{keeper.ErrKeeperLost, codes.Unavailable},
 		// The kubelet reads a pull's error by its first word, and strips only this code.
 		{image.ErrRegistryUnavailable, codes.Unknown},
+		{image.ErrSignatureValidationFailed, codes.Unknown},
 	} {
 		if errors.Is(err, k.kind) {
 			return k.code

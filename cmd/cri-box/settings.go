@@ -81,8 +81,8 @@ func setLog(c config.Log) error {
 // The parts' own configurations, as the file has them.
 
 func imageConfig(root string, c config.Image) image.Config {
-	return image.Config{Root: root, CertsDirs: c.CertsDirs, MaxConcurrentLayers: c.MaxConcurrentLayers,
-		Pinned: c.Pinned, StallTimeout: c.StallTimeout, Limits: snapshot.Limits{
+	return image.Config{Root: root, CertsDirs: c.CertsDirs, VerifierDir: c.VerifierDir, MaxConcurrentLayers: c.MaxConcurrentLayers,
+		Pinned: c.Pinned, UserAgent: "cri-box/" + version, StallTimeout: c.StallTimeout, Limits: snapshot.Limits{
 			Entries: c.Limits.Entries, Bytes: int64(c.Limits.Bytes), Depth: c.Limits.Depth, PathLength: c.Limits.PathLength}}
 }
 

@@ -13,7 +13,7 @@ import (
 var other = map[string]string{
 	"listen": "/x/sock", "root": "/x", "state": "/y",
 	"log.level": "warn", "log.format": "json",
-	"image.certs_dirs": "['/x']", "image.max_concurrent_layers": "9", "image.pinned": "['x']", "image.stall_timeout": "9s",
+	"image.certs_dirs": "['/x']", "image.verifier_dir": "/x", "image.max_concurrent_layers": "9", "image.pinned": "['x']", "image.stall_timeout": "9s",
 	"image.limits.entries": "9", "image.limits.bytes": "9MiB", "image.limits.depth": "9", "image.limits.path_length": "99",
 	"metrics.address": "127.0.0.1:9",
 	"network.mode":    "cni", "network.ipv4": "10.9.0.0/16", "network.ipv6": "fd09::/64", "network.pod_cidr": "kubelet", "network.mtu": "1400",

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -120,7 +121,7 @@ func canonicalHost(host string) string {
 
 // authorizer returns what authorizes requests to one host of hosts.toml. The
 // credentials leave for no other host: not for where a redirect points to.
-func (c credentials) authorizer(host docker.RegistryHost, client *http.Client) docker.Authorizer {
+func (c credentials) authorizer(host docker.RegistryHost, client *http.Client, userAgent string) docker.Authorizer {
 	if c.auth.RegistryToken != "" && c.isFor(host.Host) {
 		return fixedToken{host.Host, c.auth.RegistryToken}
 	}
@@ -130,10 +131,12 @@ func (c credentials) authorizer(host docker.RegistryHost, client *http.Client) d
 		}
 		return c.user, c.password, nil
 	}
+	header := http.Header{"User-Agent": {userAgent}}
+	maps.Copy(header, host.Header)
 	return docker.NewDockerAuthorizer(
 		docker.WithAuthClient(tokenClient(host, client)),
 		docker.WithAuthCreds(creds),
-		docker.WithAuthHeader(host.Header))
+		docker.WithAuthHeader(header))
 }
 
 // fixedToken sends a bearer token that the caller had already.

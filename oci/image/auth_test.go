@@ -159,7 +159,7 @@ func TestOneHostOnly(t *testing.T) {
 	host := registryHost("http", "registry.example")
 	creds := credentials{user: "user", password: canaryPassword}
 	for asked, want := range map[string]bool{"registry.example": true, "thief.example": false, "registry.example:81": false} {
-		a := creds.authorizer(host, http.DefaultClient)
+		a := creds.authorizer(host, http.DefaultClient, "test")
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+asked+"/v2/", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -172,7 +172,7 @@ func TestOneHostOnly(t *testing.T) {
 		if got := err == nil && req.Header.Get("Authorization") != ""; got != want {
 			t.Errorf("%s: %v, %v", asked, got, err)
 		}
-		token := credentials{auth: Auth{RegistryToken: canaryToken}}.authorizer(host, http.DefaultClient)
+		token := credentials{auth: Auth{RegistryToken: canaryToken}}.authorizer(host, http.DefaultClient, "test")
 		req.Header.Del("Authorization")
 		if err := token.Authorize(t.Context(), req); err != nil || (req.Header.Get("Authorization") != "") != want {
 			t.Errorf("token to %s: %v, %v", asked, req.Header, err)

@@ -8,8 +8,8 @@ type settings struct {
 	pinned []*regexp.Regexp
 }
 
-// Configure puts CertsDirs, Pinned, Limits and StallTimeout of config into
-// effect, or none of them if one is wrong; the rest of config is not looked at.
+// Configure puts CertsDirs, VerifierDir, Pinned, Limits and StallTimeout of config
+// into effect, or none of them if one is wrong; the rest of config is not looked at.
 // Pulls under way end with what they began with.
 func (s *Store) Configure(config Config) error {
 	config = config.withDefaults()

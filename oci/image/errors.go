@@ -21,6 +21,9 @@ var (
 	// be reached or it was out of order. The kubelet reads the text up to the
 	// colon.
 	ErrRegistryUnavailable = errors.New("RegistryUnavailable")
+	// ErrSignatureValidationFailed begins the text of an error when an image
+	// verifier rejected the image or could not be asked. The kubelet reads it so too.
+	ErrSignatureValidationFailed = errors.New("SignatureValidationFailed")
 	// ErrNotFound says that the registry or archive does not have the image.
 	ErrNotFound = errors.New("image not found")
 	// ErrAccessDenied says that the registry refused the credentials or their lack.
@@ -46,8 +49,8 @@ func (e *pullError) Unwrap() []error { return e.kinds }
 func cleanError(ctx context.Context, name string, err error, auth *Auth) error {
 	kind := errorKind(ctx, err)
 	text := fmt.Sprintf("cannot pull %s: %s", name, cleanText(err, auth))
-	if errors.Is(kind, ErrRegistryUnavailable) {
-		text = ErrRegistryUnavailable.Error() + ": " + text
+	if kind == ErrRegistryUnavailable || kind == ErrSignatureValidationFailed {
+		text = kind.Error() + ": " + text
 	}
 	if kind == nil {
 		return &pullError{text: text}
@@ -69,7 +72,7 @@ func errorKind(ctx context.Context, err error) error {
 			return ErrRegistryUnavailable
 		}
 	}
-	for _, kind := range []error{ErrNotFound, ErrAccessDenied, ErrInvalidName} {
+	for _, kind := range []error{ErrNotFound, ErrAccessDenied, ErrInvalidName, ErrSignatureValidationFailed} {
 		if errors.Is(err, kind) {
 			return kind
 		}

@@ -318,6 +318,53 @@ func TestPullsShareLayers(t *testing.T) {
 	}
 }
 
+// TestLayersAtATime: layers come in parallel, and no more than may be under way,
+// over all pulls.
+func TestLayersAtATime(t *testing.T) {
+	const limit = 3
+	l := newLab(t, func(c *Config) { c.MaxConcurrentLayers = limit })
+	var mu sync.Mutex
+	now, most := 0, 0
+	come := func(n int) (all bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		now += n
+		most = max(most, now)
+		return now >= limit
+	}
+	for i := range 2 {
+		b := imagetest.New()
+		for j := range 4 {
+			b = b.File("/f", 0o644, []byte(fmt.Sprint(i, j))).Layer()
+		}
+		built := b.Build()
+		l.reg.Push("app", fmt.Sprint(i), built)
+		for _, layer := range built.Manifest.Layers {
+			data := built.Blob(layer.Digest)
+			l.reg.Break(imagetest.Fault{Path: layer.Digest.String(), Do: func(w http.ResponseWriter, _ *http.Request) {
+				come(1)
+				defer come(-1)
+				// Until the others come too; the last ones have nobody to wait for.
+				for end := time.Now().Add(100 * time.Millisecond); !come(0) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+				}
+				_, _ = w.Write(data)
+			}})
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			if _, err := l.Pull(t.Context(), l.ref(fmt.Sprint("app:", i)), nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if most != limit {
+		t.Errorf("%d layers at a time, wanted %d", most, limit)
+	}
+}
+
 func (s *Store) flightUsers() (n int) {
 	s.flightsMu.Lock()
 	defer s.flightsMu.Unlock()

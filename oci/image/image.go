@@ -46,6 +46,9 @@ type Config struct {
 	// first that knows a host wins. Default /etc/cri-box/certs.d. They are read
 	// at every pull.
 	CertsDirs []string
+	// VerifierDir is the directory of programs that have to accept each image that
+	// is pulled (package verify). Default none.
+	VerifierDir string
 	// MaxConcurrentLayers bounds the layers that are downloaded and unpacked at
 	// a time, over all pulls. Default 4.
 	MaxConcurrentLayers int
@@ -63,6 +66,8 @@ type Config struct {
 	// KeepUnused is how long layers of a failed pull wait for its retry.
 	// Default 10 minutes.
 	KeepUnused time.Duration
+	// UserAgent is what registries see. Default "cri-box".
+	UserAgent string
 	// Log receives what nobody waits for. Default slog.Default().
 	Log *slog.Logger
 }
@@ -162,6 +167,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.KeepUnused <= 0 {
 		c.KeepUnused = 10 * time.Minute
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = "cri-box"
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

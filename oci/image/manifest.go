@@ -89,7 +89,7 @@ func findManifest(ctx context.Context, src source, desc ocispec.Descriptor) (oci
 		if doc.Config != nil {
 			return desc, raw, doc, nil
 		}
-		if desc, err = choose(doc.Manifests); err != nil {
+		if desc, err = choose(doc.Manifests, platforms.DefaultSpec()); err != nil {
 			return desc, nil, nil, err
 		}
 	}
@@ -127,9 +127,9 @@ func isSchema1(mediaType string) bool {
 // attestation is the annotation of a manifest that describes another one.
 const attestation = "vnd.docker.reference.type"
 
-// choose picks the manifest for this platform from an index.
-func choose(manifests []ocispec.Descriptor) (ocispec.Descriptor, error) {
-	here := platforms.DefaultSpec()
+// choose picks the manifest for the node's platform from an index, the closest
+// variant first.
+func choose(manifests []ocispec.Descriptor, here ocispec.Platform) (ocispec.Descriptor, error) {
 	matcher := platforms.Only(here)
 	var fits, unnamed []ocispec.Descriptor
 	var seen []string

@@ -3,6 +3,7 @@ package image
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +65,47 @@ func TestIndex(t *testing.T) {
 	l.reg.Push("docker", "1", imagetest.Index(docker))
 	if img := l.pull(t, "docker:1"); img.ID != docker.ID() {
 		t.Errorf("docker list: %s", img.ID)
+	}
+}
+
+// TestVariant: the closest variant that the node can run, whatever the order.
+func TestVariant(t *testing.T) {
+	parse := func(name string) ocispec.Platform {
+		p, err := platforms.Parse(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		here string
+		has  []string
+		want string
+	}{
+		{"linux/arm/v7", []string{"linux/arm/v5", "linux/arm/v6", "linux/arm/v7", "linux/arm64"}, "linux/arm/v7"},
+		{"linux/arm/v7", []string{"linux/arm/v5", "linux/arm/v6", "linux/arm64"}, "linux/arm/v6"},
+		{"linux/arm/v6", []string{"linux/arm/v7", "linux/arm64", "linux/arm/v5"}, "linux/arm/v5"},
+		{"linux/arm64", []string{"linux/arm/v7", "linux/amd64", "linux/arm64/v8"}, "linux/arm64/v8"},
+		{"linux/amd64/v3", []string{"linux/amd64", "linux/amd64/v4", "linux/amd64/v2"}, "linux/amd64/v2"},
+		{"linux/amd64", []string{"linux/amd64/v2", "linux/amd64"}, "linux/amd64"},
+		{"linux/arm/v6", []string{"linux/arm/v7", "linux/amd64"}, ""},
+		{"linux/amd64", []string{"windows/amd64", "linux/386x"}, ""},
+	} {
+		var manifests []ocispec.Descriptor
+		for _, name := range c.has {
+			p := parse(name)
+			manifests = append(manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Platform: &p})
+		}
+		for range 2 {
+			got, err := choose(manifests, parse(c.here))
+			switch {
+			case c.want == "" && !errors.Is(err, ErrNotFound):
+				t.Errorf("%s of %v: %+v, %v", c.here, c.has, got.Platform, err)
+			case c.want != "" && (err != nil || platforms.Format(*got.Platform) != c.want):
+				t.Errorf("%s of %v: %+v, %v, wanted %s", c.here, c.has, got.Platform, err, c.want)
+			}
+			slices.Reverse(manifests)
+		}
 	}
 }
 

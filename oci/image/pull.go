@@ -8,7 +8,10 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/cri-box/cri-box/oci/image/verify"
 )
 
 // progressInterval is how often a pull reports how far it is.
@@ -30,8 +33,9 @@ type Progress struct {
 //
 // When ctx ends the download ends, unless another pull with the same credentials
 // waits for the same layer. What was unpacked is kept a while for the next try.
-// Errors wrap ErrRegistryUnavailable, ErrNotFound, ErrAccessDenied,
-// ErrInvalidName or ctx's error where that fits, and contain no secret.
+// Errors wrap ErrRegistryUnavailable, ErrSignatureValidationFailed, ErrNotFound,
+// ErrAccessDenied, ErrInvalidName or ctx's error where that fits, and contain no
+// secret.
 func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(Progress)) (Image, error) {
 	named, err := parseName(ref)
 	if err != nil {
@@ -56,6 +60,9 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	if err != nil {
 		return Image{}, err
 	}
+	if err := s.verify(ctx, named, top); err != nil {
+		return Image{}, err
+	}
 	names := labelsFor(named, top.Digest)
 	if img, ok, err := s.relabel(named.Name()+"@"+top.Digest.String(), names); ok || err != nil {
 		return img, err
@@ -69,6 +76,23 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	defer stop()
 	defer s.traffic.fetching(job)()
 	return s.ingest(ctx, job, names)
+}
+
+// rejectedError is a verifier's no.
+type rejectedError struct{ error }
+
+func (e rejectedError) Unwrap() []error { return []error{e.error, ErrSignatureValidationFailed} }
+
+// verify asks the image verifiers, if there are any.
+func (s *Store) verify(ctx context.Context, named reference.Named, top ocispec.Descriptor) error {
+	dir := s.live.Load().VerifierDir
+	if dir == "" {
+		return nil
+	}
+	if err := verify.All(ctx, dir, named.String(), top); err != nil {
+		return rejectedError{err}
+	}
+	return nil
 }
 
 // job is the work of getting one image's layers.

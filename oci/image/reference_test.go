@@ -323,8 +323,11 @@ func TestOneBadImage(t *testing.T) {
 const killRoot, killRef = "CRI_BOX_TEST_KILL_ROOT", "CRI_BOX_TEST_KILL_REF"
 
 // TestMain is also the process that TestKill kills: it pulls and removes images
-// without end.
+// without end, and the one that TestProxy starts.
 func TestMain(m *testing.M) {
+	if root := os.Getenv(proxyRoot); root != "" {
+		os.Exit(pullProxied(root, os.Getenv(proxyCerts)))
+	}
 	root := os.Getenv(killRoot)
 	if root == "" {
 		os.Exit(m.Run())

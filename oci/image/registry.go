@@ -7,10 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -20,12 +18,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/pelletier/go-toml/v2"
 	"github.com/sirupsen/logrus"
 )
-
-// maxHostsFile bounds a hosts.toml, in bytes.
-const maxHostsFile = 1 << 20
 
 // registry is where one pull gets its content: a repository with its mirrors and
 // the pull's credentials. Nothing of it outlives the pull, so that no token or
@@ -63,7 +57,7 @@ func (s *Store) openRegistry(ctx context.Context, named reference.Named, auth *A
 	}
 	r.resolver = docker.NewResolver(docker.ResolverOptions{
 		Hosts:   hosts,
-		Headers: http.Header{"User-Agent": {"cri-box"}},
+		Headers: http.Header{"User-Agent": {s.config.UserAgent}},
 	})
 	if r.fetcher, err = r.resolver.Fetcher(silent(ctx), r.name); err != nil {
 		r.close()
@@ -78,7 +72,7 @@ func (s *Store) guard(host docker.RegistryHost, creds credentials) docker.Regist
 	client.Transport = &transport{inner: client.Transport, stall: s.live.Load().StallTimeout}
 	client.CheckRedirect = redirectPolicy(host.Header)
 	host.Client = &client
-	host.Authorizer = creds.authorizer(host, &client)
+	host.Authorizer = creds.authorizer(host, &client, s.config.UserAgent)
 	return host
 }
 
@@ -130,71 +124,6 @@ func (s *Store) hostDir(host string) (string, error) {
 		return dir, checkHostsFile(filepath.Join(dir, "hosts.toml"))
 	}
 	return "", errdefs.ErrNotFound
-}
-
-// hostsFile is what is checked of a hosts.toml. The client reads it again.
-type hostsFile struct {
-	hostsEntry
-	Hosts map[string]hostsEntry `toml:"host"`
-}
-
-type hostsEntry struct {
-	Server       string   `toml:"server"`
-	Capabilities []string `toml:"capabilities"`
-	DialTimeout  string   `toml:"dial_timeout"`
-	SkipVerify   bool     `toml:"skip_verify"`
-	OverridePath bool     `toml:"override_path"`
-}
-
-func checkHostsFile(path string) error {
-	data, err := readHostsFile(path)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	var file hostsFile
-	if err == nil {
-		err = toml.Unmarshal(data, &file)
-	}
-	if err == nil {
-		err = file.check()
-	}
-	for host, entry := range file.Hosts {
-		if entryErr := entry.check(); err == nil && entryErr != nil {
-			err = fmt.Errorf("host %q: %w", host, entryErr)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read registry configuration %s: %w", path, err)
-	}
-	return nil
-}
-
-func readHostsFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxHostsFile+1))
-	if err == nil && len(data) > maxHostsFile {
-		err = fmt.Errorf("file is larger than %d bytes", maxHostsFile)
-	}
-	return data, err
-}
-
-func (e hostsEntry) check() error {
-	for _, c := range e.Capabilities {
-		switch strings.ToLower(c) {
-		case "pull", "resolve", "push", "referrers":
-		default:
-			return fmt.Errorf("capability %q is not known: use pull, resolve, push or referrers", c)
-		}
-	}
-	if e.DialTimeout == "" {
-		return nil
-	}
-	_, err := time.ParseDuration(e.DialTimeout)
-	return err
 }
 
 func isLoopback(u *url.URL) bool { return docker.IsLocalhost(u.Host) }

@@ -74,6 +74,11 @@ func serve(t *testing.T) (*imagetest.Registry, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, listener), listener.Addr().String()
+}
+
+func serveOn(t *testing.T, listener net.Listener) *imagetest.Registry {
+	t.Helper()
 	reg := imagetest.NewRegistry()
 	served := make(chan error, 1)
 	go func() { served <- reg.Serve(listener) }()
@@ -85,7 +90,7 @@ func serve(t *testing.T) (*imagetest.Registry, string) {
 			t.Error(err)
 		}
 	})
-	return reg, listener.Addr().String()
+	return reg
 }
 
 // ref is a name in the lab's registry.

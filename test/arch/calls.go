@@ -15,8 +15,9 @@ type ban struct {
 
 // starters are the packages that start a process other than a container's.
 var starters = []string{
-	"oci/keeper",  // serve starts the keeper, the keeper its spawner: this same binary
-	"network/cni", // plugins are programs
+	"oci/keeper",       // serve starts the keeper, the keeper its spawner: this same binary
+	"network/cni",      // plugins are programs
+	"oci/image/verify", // so are image verifiers
 }
 
 var bans = []ban{

@@ -14,6 +14,7 @@ const tokenPath = "/token"
 type auth struct {
 	user, password string
 	token          bool            // ask for bearer tokens instead of the password
+	anonymous      bool            // the token server gives to everybody
 	refresh        string          // an identity token that the token server takes
 	issued         map[string]bool // bearer tokens that are good
 }
@@ -32,6 +33,14 @@ func (r *Registry) TokenAuth(user, password, identityToken string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.auth = auth{user: user, password: password, token: true, refresh: identityToken, issued: map[string]bool{}}
+}
+
+// AnonymousTokens asks everybody for a bearer token and gives one to everybody,
+// as public registries do.
+func (r *Registry) AnonymousTokens() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.auth = auth{token: true, anonymous: true, issued: map[string]bool{}}
 }
 
 // AcceptToken makes a bearer token good, as if it had been given out. It needs
@@ -82,6 +91,9 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 }
 
 func (a auth) knows(req *http.Request) bool {
+	if a.anonymous {
+		return true
+	}
 	if req.Method == http.MethodPost {
 		switch req.PostFormValue("grant_type") {
 		case "refresh_token":

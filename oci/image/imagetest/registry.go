@@ -35,8 +35,12 @@ type repository struct {
 	blobs map[digest.Digest][]byte
 }
 
-// Request is what one request was.
-type Request struct{ Method, Path, Range, Authorization string }
+// Request is what one request was. The path is what stood in the request's first
+// line: a whole address when a proxy was asked.
+type Request struct {
+	Method, Path, Range, Authorization string
+	Header                             http.Header
+}
 
 // NewRegistry returns a registry without images that lets everybody in.
 func NewRegistry() *Registry {
@@ -117,7 +121,7 @@ func (r *Registry) Requests(containing string) []Request {
 // ServeHTTP answers one request.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
-	r.requests = append(r.requests, Request{req.Method, req.URL.RequestURI(), req.Header.Get("Range"), req.Header.Get("Authorization")})
+	r.requests = append(r.requests, Request{req.Method, req.RequestURI, req.Header.Get("Range"), req.Header.Get("Authorization"), req.Header.Clone()})
 	r.mu.Unlock()
 	if req.URL.Path == tokenPath {
 		r.serveToken(w, req)
