@@ -8,7 +8,7 @@ LDFLAGS := -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-race test-kubelet test-kubelet-all critest demo clean
+.PHONY: help build check test test-race test-kubelet test-kubelet-all test-vm critest demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test-kubelet: ## a selection of what a real kubelet does; the first time builds 
 test-kubelet-all: ## all of it, with a node's worth of pods at once
 	@hack/setup.sh go test
 	@hack/parts.sh kubelet-build kubelet-all
+
+test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only
+	@hack/setup.sh go vm
+	@hack/parts.sh vm
 
 critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its own images
 	@hack/setup.sh go critest

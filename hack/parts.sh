@@ -33,6 +33,8 @@ part_critest() {
 	mkdir -p bin/critest
 	$go test -v -count="${RUNS:-1}" -timeout $((60 * ${RUNS:-1}))m -artifacts -outputdir bin/critest ./test/critest/upstream
 }
+# Debian's own kernels, in qemu: what the machine at hand does not have.
+part_vm() { hack/vm/test.sh oci/cgroup oci/mount; }
 # The daemon is some ten times slower under the race detector; RACE=units leaves
 # out what starts it or other programs and waits for them.
 part_race() {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Looks for what the targets need: setup.sh [go] [root] [test] [race] [critest]. On
-# Debian and Ubuntu it installs what is missing; elsewhere it names it.
+# Looks for what the targets need: setup.sh [go] [root] [test] [race] [critest] [vm].
+# On Debian and Ubuntu it installs what is missing; elsewhere it names it.
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -94,7 +94,19 @@ for what in "$@"; do
 		need strace strace # test/guards
 		need_critest_images
 		;;
-	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race and critest." ;;
+	vm)
+		need_root
+		need_busybox
+		need qemu-system-x86_64 qemu-system-x86
+		need qemu-system-aarch64 qemu-system-arm
+		need cpio cpio
+		need depmod kmod
+		need mke2fs e2fsprogs
+		need xz xz-utils
+		[ -x /lib/systemd/systemd ] || missing="$missing systemd"
+		need dbus-daemon dbus
+		;;
+	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race, critest and vm." ;;
 	esac
 done
 install_missing

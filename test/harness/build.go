@@ -42,6 +42,9 @@ func CriBox(t testing.TB) string {
 	if path := os.Getenv("CRIBOX"); path != "" {
 		return path
 	}
+	if os.Getenv(prebuilt) != "" {
+		return build(t, "cri-box", "./cmd/cri-box")
+	}
 	flags := strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS"))
 	keeper := build(t, "keeper", "./cmd/keeper", flags...)
 	return build(t, "cri-box", "./cmd/cri-box", append(flags, "-overlay="+overlay(t, "cmd/cri-box/embedded/keeper", keeper))...)
@@ -74,10 +77,21 @@ func Workload(t testing.TB) string {
 	return build(t, "workload", "./test/workload", "-ldflags=-s -w")
 }
 
+// prebuilt names the directory with programs that were built before, for machines
+// without Go: hack/vm/build.sh makes it.
+const prebuilt = "CRIBOX_BIN"
+
 // build builds a package into a file of that name, once per test process. With
 // -race the product needs cgo; without it must do without.
 func build(t testing.TB, name, pkg string, flags ...string) string {
 	t.Helper()
+	if dir := os.Getenv(prebuilt); dir != "" {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err != nil {
+			t.Fatalf("$%s lacks a program; hack/vm/build.sh builds them: %v", prebuilt, err)
+		}
+		return path
+	}
 	bin.Lock()
 	defer bin.Unlock()
 	if bin.dir == "" {
