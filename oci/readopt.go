@@ -71,11 +71,8 @@ func (r *Runtime) reopenStreams(ctx context.Context, b Bundle, files map[string]
 		}
 		unix.Close(writer)
 	}
-	var err error
-	if files[keeper.FDStash], err = keeper.NewStash(); err != nil {
-		return err
-	}
-	if b.LogPath != "" {
+	err := openStashes(r.containerState(b.ID), files)
+	if err == nil && b.LogPath != "" {
 		files[keeper.FDLog], err = r.openLog(ctx, b.LogPath)
 	}
 	return err

@@ -31,12 +31,23 @@ func (m *maker) makeStreams(context.Context) error {
 		m.give(name, inside)
 		m.out.keep[name] = outside
 	}
-	stash, err := keeper.NewStash()
-	if err != nil {
-		return err
+	if err := openStashes(m.containerState(m.bundle.ID), m.out.keep); err != nil {
+		return fmt.Errorf("cannot make streams: %w", err)
 	}
-	m.out.keep[keeper.FDStash] = stash
 	return m.makeStdin()
+}
+
+// openStashes adds the files that output passes through on its way to the log, by
+// name, which are made if they are not there.
+func openStashes(dir string, files map[string]*os.File) error {
+	for _, name := range []string{keeper.FDStashOut, keeper.FDStashErr} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		files[name] = f
+	}
+	return nil
 }
 
 // fifo makes a named pipe: by its name a later daemon and keeper can find it

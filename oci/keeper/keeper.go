@@ -356,11 +356,11 @@ func (h *held) startLogs(tell func(error)) error {
 	if err != nil {
 		return err
 	}
-	stash, err := h.own(FDStash)
+	stashes, err := h.openStashes(file)
 	if err != nil {
 		return err
 	}
-	h.logger = newLogger(h.Log, file, stash)
+	h.logger = newLogger(h.Log, file)
 	h.logger.tell = tell
 	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
 		own, err := h.own(stream) // non-blocking already: in the poller
@@ -374,10 +374,37 @@ func (h *held) startLogs(tell func(error)) error {
 		if stream == FDTTY {
 			go h.logger.pumpTTY(own)
 		} else {
-			go h.logger.pumpPipe(stream, own)
+			go h.logger.pumpPipe(stream, own, stashes[stream])
 		}
 	}
 	return nil
+}
+
+// openStashes gives the stash of each stream, after what an earlier keeper was
+// writing has been settled. One that cannot be used is left out: the container's
+// output matters more.
+func (h *held) openStashes(log *os.File) (map[string]*stash, error) {
+	stashes := map[string]*stash{}
+	for stream, name := range map[string]string{FDStdout: FDStashOut, FDStderr: FDStashErr} {
+		f, err := h.own(name)
+		if err != nil {
+			return nil, err
+		}
+		if f == nil {
+			continue
+		}
+		s, err := openStash(f)
+		if err == nil {
+			err = s.settle(log)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "keeper: %s of %s: %v\n", name, h.ID, err)
+			f.Close()
+			continue
+		}
+		stashes[stream] = s
+	}
+	return stashes, nil
 }
 
 // drainBound is how long the report of an exit waits for the rest of the output:

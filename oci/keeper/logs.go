@@ -16,13 +16,12 @@ import (
 //
 //	RFC3339Nano SP {stdout,stderr} SP {P,F} SP content LF
 //
-// Output is tee'd, written, and only then consumed: what a killed keeper had not
-// written is still in the pipe. An unfinished line goes to the stash, which both
-// keeper and daemon hold. It cannot stay in the pipe: a writer that blocks in a
-// pipe that was not empty wakes no poller (pipe_write in fs/pipe.c).
+// Output goes through a stash: a killed keeper loses no byte of it, and its
+// successor writes none twice. Nothing stays in the pipe, not even an unfinished
+// line: a writer that blocks in a pipe that was not empty wakes no poller
+// (pipe_write in fs/pipe.c).
 type logger struct {
 	maxLine int
-	stash   *os.File // memory (memfd), nil: an unfinished line dies with the keeper
 	pumps   sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows, and keeps a batch in one file
@@ -33,8 +32,8 @@ type logger struct {
 	taps  map[string][]*tap // by stream
 }
 
-func newLogger(l *Log, file, stash *os.File) *logger {
-	return &logger{maxLine: l.MaxLine, file: file, stash: stash, taps: map[string][]*tap{}, tell: func(error) {}}
+func newLogger(l *Log, file *os.File) *logger {
+	return &logger{maxLine: l.MaxLine, file: file, taps: map[string][]*tap{}, tell: func(error) {}}
 }
 
 // reopen makes file the log; it returns when nothing more goes to the old one.
@@ -48,14 +47,24 @@ func (l *logger) reopen(file *os.File) {
 	}
 }
 
-// write appends whole lines. A write error drops them: a full disk must not
-// block the container.
-func (l *logger) write(lines []byte) {
+// write appends whole lines, which stand for count bytes of what is in the stash;
+// it may be nil. An error drops them: a full disk must not block the container.
+func (l *logger) write(lines []byte, s *stash, count int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
-		return
+		return nil
 	}
+	if s != nil {
+		if err := s.begin(l.file, len(lines), count); err != nil {
+			return err
+		}
+	}
+	l.append(lines)
+	return nil
+}
+
+func (l *logger) append(lines []byte) {
 	n, err := l.file.Write(lines)
 	if err == nil {
 		return
@@ -89,9 +98,6 @@ func (l *logger) close() {
 	l.reopen(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stash != nil {
-		l.stash.Close()
-	}
 	for stream := range l.taps {
 		l.closeTaps(stream)
 	}
@@ -102,57 +108,47 @@ const chunk = 64 << 10
 
 // buffers is what a pump needs while it works. Waiting pumps hold none, so that
 // a silent container costs no memory.
-type buffers struct {
-	in, out []byte
-	r, w    int // scratch pipe that tee(2) fills
-}
+type buffers struct{ in, out []byte }
 
 var idleBuffers = make(chan *buffers, 4)
 
-func takeBuffers() (*buffers, error) {
+func takeBuffers() *buffers {
 	select {
 	case b := <-idleBuffers:
-		return b, nil
+		return b
 	default:
+		return &buffers{in: make([]byte, chunk)}
 	}
-	var p [2]int
-	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return nil, os.NewSyscallError("pipe2", err)
-	}
-	return &buffers{in: make([]byte, chunk), r: p[0], w: p[1]}, nil
 }
 
 func (b *buffers) give() {
 	select {
 	case idleBuffers <- b:
 	default:
-		b.drop()
 	}
 }
-
-func (b *buffers) drop() {
-	unix.Close(b.r)
-	unix.Close(b.w)
-}
-
-// devNull swallows what has been written to a log.
-var devNull = sync.OnceValues(func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_WRONLY, 0) })
 
 // A pump logs one stream.
 type pump struct {
 	*logger
-	stream  string
-	partial []byte // the unfinished line, as in the stash
+	stream string
+	stash  *stash // nil: there is none, or no room for one
+	rest   []byte // the unfinished line, where there is no stash
 }
 
 // pumpPipe logs what comes out of pipe, a non-blocking read end in the poller,
-// until its last writer is gone. It owns pipe.
-func (l *logger) pumpPipe(stream string, pipe *os.File) {
+// until its last writer is gone. It owns pipe and s.
+func (l *logger) pumpPipe(stream string, pipe *os.File, s *stash) {
 	defer l.pumps.Done()
 	defer pipe.Close()
 	defer l.endTaps(stream)
-	p := &pump{logger: l, stream: stream, partial: l.unstash(stream)}
-	raw, err := pipe.SyscallConn()
+	p := &pump{logger: l, stream: stream, stash: s}
+	if s != nil {
+		defer s.f.Close()
+	}
+	err := p.log(0, false) // what an earlier keeper left
+	raw, rawErr := pipe.SyscallConn()
+	err = errors.Join(err, rawErr)
 	for eof := false; err == nil && !eof; {
 		eof, err = p.once(raw)
 	}
@@ -177,76 +173,85 @@ func (p *pump) once(raw syscall.RawConn) (eof bool, err error) {
 		return eof
 	})
 	if err = errors.Join(ctl, err); eof && err == nil {
-		p.flush()
+		err = p.log(0, true)
 	}
 	return eof, err
 }
 
-// flush logs the last line, which counts as whole without its newline.
-func (p *pump) flush() {
-	if len(p.partial) > 0 {
-		out, _ := format(nil, p.stream, p.partial, p.maxLine, true)
-		p.write(out)
-		p.setPartial(nil)
-	}
-}
-
 // drain logs one chunk of the pipe.
 func (p *pump) drain(pipe int) error {
-	b, err := takeBuffers()
-	if err != nil {
-		return err
+	if p.stash != nil {
+		n, err := p.stash.fill(pipe)
+		if err == nil {
+			return p.log(n, false)
+		}
+		p.spill(err)
 	}
-	n, err := b.fill(pipe)
-	if err != nil {
-		b.drop() // what is left in the scratch pipe must not come out later
-		return err
-	}
+	b := takeBuffers()
 	defer b.give()
-	in := b.in[:n]
-	if len(p.partial) > 0 {
-		in = append(p.partial, in...)
+	n, err := retry(func() (int, error) { return unix.Read(pipe, b.in[:chunk]) })
+	if err != nil {
+		return os.NewSyscallError("read", err)
+	}
+	p.rest = append(p.rest, b.in[:n]...)
+	return p.log(n, false)
+}
+
+// spill does without the stash from now on: there is no room for it, and the
+// container must not wait for that.
+func (p *pump) spill(why error) {
+	fmt.Fprintf(os.Stderr, "keeper: %s goes to its log without a stash: %v\n", p.stream, why)
+	var err error
+	if p.rest, err = p.stash.unlogged(nil); err != nil {
+		p.rest = nil
+	}
+	if err := errors.Join(err, p.stash.empty()); err != nil {
+		fmt.Fprintf(os.Stderr, "keeper: cannot empty a stash: %v\n", err)
+	}
+	p.stash = nil
+}
+
+// log writes the lines of what came out of the pipe, and at its end the last one,
+// which counts as whole without its newline. The last fresh bytes are new to those
+// who are attached.
+func (p *pump) log(fresh int, eof bool) (err error) {
+	b := takeBuffers()
+	defer b.give()
+	in := p.rest
+	if p.stash != nil {
+		if b.in, err = p.stash.unlogged(b.in); err != nil {
+			return fmt.Errorf("cannot read stash: %w", err)
+		}
+		in = b.in
+	}
+	if len(in) == 0 {
+		return nil
 	}
 	var done int
-	b.out, done = format(b.out[:0], p.stream, in, p.maxLine, false)
+	b.out, done = format(b.out[:0], p.stream, in, p.maxLine, eof)
 	if len(b.out) > 0 {
-		p.write(b.out)
+		if err := p.write(b.out, p.stash, done); err != nil {
+			p.spill(err)
+			p.write(b.out, nil, 0)
+		}
 	}
-	p.setPartial(in[done:])
-	p.tap(p.stream, b.in[:n])
-	return consume(pipe, n)
+	if fresh > 0 {
+		p.tap(p.stream, in[len(in)-fresh:])
+	}
+	p.logged(done)
+	return nil
 }
 
-// setPartial makes b the unfinished line, here and in the stash.
-func (p *pump) setPartial(b []byte) {
-	if len(b) == 0 && len(p.partial) == 0 {
+// logged forgets the first n bytes of what was to be logged.
+func (p *pump) logged(n int) {
+	if n == 0 {
 		return
 	}
-	if len(b) == 0 {
-		p.partial = nil
-	} else {
-		p.partial = append(make([]byte, 0, len(b)), b...)
+	if p.stash == nil {
+		p.rest = append([]byte(nil), p.rest[n:]...)
+	} else if err := p.stash.done(n); err != nil {
+		p.spill(err)
 	}
-	p.restash(p.stream, p.partial)
-}
-
-// fill copies what the pipe holds into b.in and leaves the pipe as it is.
-func (b *buffers) fill(pipe int) (int, error) {
-	n, err := retry(func() (int, error) {
-		n, err := unix.Tee(pipe, b.w, chunk, unix.SPLICE_F_NONBLOCK)
-		return int(n), err
-	})
-	if err != nil {
-		return 0, os.NewSyscallError("tee", err)
-	}
-	for got := 0; got < n; {
-		k, err := retry(func() (int, error) { return unix.Read(b.r, b.in[got:n]) })
-		if err != nil {
-			return 0, os.NewSyscallError("read", err)
-		}
-		got += k
-	}
-	return n, nil
 }
 
 // retry repeats a call that a signal interrupted: Go's scheduler sends them.
@@ -257,25 +262,6 @@ func retry(call func() (int, error)) (int, error) {
 			return n, err
 		}
 	}
-}
-
-// consume takes n bytes that are known to be there out of the pipe.
-func consume(pipe, n int) error {
-	null, err := devNull()
-	if err != nil {
-		return err
-	}
-	for n > 0 {
-		k, err := retry(func() (int, error) {
-			k, err := unix.Splice(pipe, nil, int(null.Fd()), nil, n, unix.SPLICE_F_NONBLOCK)
-			return int(k), err
-		})
-		if err != nil || k == 0 {
-			return fmt.Errorf("cannot consume %d bytes of output: %w", n, err)
-		}
-		n -= k
-	}
-	return nil
 }
 
 // format appends the log lines of in to out and returns how much of in they
@@ -327,7 +313,7 @@ func (l *logger) pumpTTY(master *os.File) {
 		out, done = format(out[:0], "stdout", line, l.maxLine, err != nil)
 		line = append(line[:0], line[done:]...)
 		if len(out) > 0 {
-			l.write(out)
+			l.write(out, nil, 0)
 		}
 		if err != nil {
 			return

@@ -86,13 +86,14 @@ type Exit struct {
 
 // Names of kept descriptors with a meaning to the keeper.
 const (
-	FDPid    = "pidfd"
-	FDStdin  = "stdin"  // write end
-	FDStdout = "stdout" // read end
-	FDStderr = "stderr" // read end
-	FDTTY    = "tty"    // master
-	FDLog    = "log"
-	FDStash  = "stash" // NewStash: unfinished lines
+	FDPid      = "pidfd"
+	FDStdin    = "stdin"  // write end
+	FDStdout   = "stdout" // read end
+	FDStderr   = "stderr" // read end
+	FDTTY      = "tty"    // master
+	FDLog      = "log"
+	FDStashOut = "stash-stdout" // a file that output passes through, see stash.go
+	FDStashErr = "stash-stderr"
 )
 
 // A spawnResult is how a program went, in the terms of program.Result.
