@@ -8,7 +8,7 @@ LDFLAGS := -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-race test-kubelet test-kubelet-all test-vm critest demo clean
+.PHONY: help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only
 critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its own images
 	@hack/setup.sh go critest
 	@hack/parts.sh critest
+
+crictl: ## crictl's verbs, every one, with the binary from $CRICTL or PATH
+	@hack/setup.sh go test
+	@hack/parts.sh crictl
 
 demo: ## start a pod in a private instance, show how it is made, remove everything
 	@hack/setup.sh go root

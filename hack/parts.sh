@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/(pods|stats|faults|model|critest|critest/upstream|cli)$'
+whole='/test/(pods|stats|faults|model|critest|critest/upstream|cli|crictl)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'
@@ -35,11 +35,12 @@ part_critest() {
 }
 # Debian's own kernels, in qemu: what the machine at hand does not have.
 part_vm() { hack/vm/test.sh oci/cgroup oci/mount; }
+part_crictl() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crictl; }
 # The daemon is some ten times slower under the race detector; RACE=units leaves
 # out what starts it or other programs and waits for them.
 part_race() {
 	export CGO_ENABLED=1 CRIBOX_BUILD_FLAGS=-race
-	out="$interpreter|/test/critest/upstream\$"
+	out="$interpreter|/test/(critest/upstream|crictl)\$"
 	[ "${RACE-all}" = all ] || out="$out|/test/|/network/(cni|mode)\$"
 	$go test -race -count=1 -timeout 20m $($go list ./... | grep -Ev "$out")
 }
