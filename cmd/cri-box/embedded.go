@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -19,19 +20,18 @@ import (
 var embedded embed.FS
 
 // keeperBinary returns the path of the binary that keepers are started from: the
-// embedded one, put below root once, under a name that has its digest.
+// embedded one, put below root once, under its build's name.
 func keeperBinary(root string) (string, error) {
-	image, err := embedded.ReadFile("embedded/keeper")
-	if errors.Is(err, fs.ErrNotExist) {
+	image, build, err := embeddedKeeper()
+	if err != nil {
+		return "", err
+	}
+	if build == "" {
 		return os.Executable()
 	}
-	if err != nil {
-		return "", fmt.Errorf("cannot read the embedded keeper: %w", err)
-	}
-	sum := sha256.Sum256(image)
 	dir := filepath.Join(root, "bin")
-	path := filepath.Join(dir, "keeper-"+hex.EncodeToString(sum[:8]))
-	if have, err := os.ReadFile(path); err == nil && sha256.Sum256(have) == sum {
+	path := filepath.Join(dir, build)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, image) {
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -44,4 +44,18 @@ func keeperBinary(root string) (string, error) {
 		return "", fmt.Errorf("cannot unpack the keeper: %w", err)
 	}
 	return path, nil
+}
+
+// embeddedKeeper returns the embedded binary and the name of its build, which has
+// its digest; "" without one.
+func embeddedKeeper() (image []byte, build string, err error) {
+	image, err = embedded.ReadFile("embedded/keeper")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot read the embedded keeper: %w", err)
+	}
+	sum := sha256.Sum256(image)
+	return image, "keeper-" + hex.EncodeToString(sum[:8]), nil
 }

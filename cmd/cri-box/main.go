@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/spf13/cobra"
@@ -17,10 +18,7 @@ var version = "v0.0.0"
 
 // inner are the roles that are not for people. They start nothing of the command
 // line: the keeper's memory counts.
-var inner = map[string]func() error{
-	keeper.RoleKeeper:  func() error { return keeper.RunRole(keeper.RoleKeeper) },
-	keeper.RoleSpawner: func() error { return keeper.RunRole(keeper.RoleSpawner) },
-}
+var inner = []string{keeper.RoleKeeper, keeper.RoleSpawner, keeper.RoleTrial}
 
 func commands(n *node) []*cobra.Command {
 	return []*cobra.Command{
@@ -33,10 +31,8 @@ func commands(n *node) []*cobra.Command {
 }
 
 func main() {
-	if len(os.Args) > 1 {
-		if role := inner[os.Args[1]]; role != nil {
-			exit(role())
-		}
+	if len(os.Args) > 1 && slices.Contains(inner, os.Args[1]) {
+		exit(keeper.RunRole(os.Args[1:]))
 	}
 	exit(root().Execute())
 }

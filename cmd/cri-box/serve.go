@@ -149,10 +149,14 @@ func (d *daemon) openNetwork(context.Context) (err error) {
 	return err
 }
 
-func (d *daemon) openKeeper(ctx context.Context) (err error) {
+func (d *daemon) openKeeper(ctx context.Context) error {
+	_, build, err := embeddedKeeper()
+	if err != nil {
+		return err
+	}
 	d.keeper, err = keeper.Dial(ctx, keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"),
-		LogPath: filepath.Join(d.state, "keeper.log"),
-		Binary:  func() (string, error) { return keeperBinary(d.root) }})
+		LogPath: filepath.Join(d.state, "keeper.log"), Build: build,
+		Binary: func() (string, error) { return keeperBinary(d.root) }})
 	return err
 }
 

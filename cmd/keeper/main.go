@@ -16,10 +16,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		exit(fmt.Errorf("the keeper is started by cri-box serve"))
-	}
-	exit(keeper.RunRole(os.Args[1]))
+	exit(keeper.RunRole(os.Args[1:]))
 }
 
 func exit(err error) {

@@ -45,6 +45,9 @@ type Config struct {
 	// Binary returns the path of the binary to start it from; it is called
 	// whenever one has to be started.
 	Binary func() (string, error)
+	// Build names that binary: a keeper of another build is upgraded in place. ""
+	// leaves the keeper what it is.
+	Build string
 }
 
 // Kept is an item with the daemon's own duplicates of its descriptors, by name.
@@ -73,6 +76,8 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		c.Close()
 		return nil, err
 	}
+	c.done.Add(1)
+	go c.renew()
 	return c, nil
 }
 
@@ -121,7 +126,7 @@ func (c *Client) greet(ctx context.Context) (*link, error) {
 		l.close()
 		return l, fmt.Errorf("cannot greet the keeper: %w", err)
 	}
-	l.pid = hello.PID
+	l.pid, l.build, l.version = hello.PID, hello.Build, hello.Version
 	return l, nil
 }
 

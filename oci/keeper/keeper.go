@@ -22,8 +22,14 @@ type keeper struct {
 	peer  int // the daemon's socket, -1 while it is away
 	// session counts daemons: a socket's number may be the next one's too.
 	session int
+	// strays are children that nobody asks for, until they are reaped.
+	strays map[*waiter]bool
 
-	sendMu sync.Mutex // a message's parts stay together
+	sendMu sync.Mutex     // a message's parts stay together
+	spawns sync.WaitGroup // under way
+	// ends is held for reading from reaping a process to noting how it ended, and
+	// from noting to telling it: an upgrade falls between neither.
+	ends sync.RWMutex
 }
 
 // held is one item with its descriptors, which are the keeper's.
@@ -31,11 +37,15 @@ type held struct {
 	Item
 	fds    map[string]int
 	logger *logger
+	// seen is how it ended, once that is known and while its last output is
+	// waited for.
+	seen *Exit
 }
 
 // Run is the role of the keeper process. listener is a listening SOCK_SEQPACKET
-// socket. It returns when a daemon has told it to end.
-func Run(listener int) error {
+// socket; state is what the keeper's earlier binary handed over (upgrade.go), nil
+// for a new keeper. It returns when a daemon has told it to end.
+func Run(listener int, state *handover) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become undumpable: %w", err)
 	}
@@ -48,7 +58,15 @@ func Run(listener int) error {
 		return err
 	}
 	defer p.close()
-	k := &keeper{pool: p, items: map[string]*held{}, peer: -1}
+	k := &keeper{pool: p, items: map[string]*held{}, strays: map[*waiter]bool{}, peer: -1}
+	if state != nil && k.resume(state) {
+		return nil
+	}
+	return k.serve(listener)
+}
+
+// serve talks to one daemon after the other.
+func (k *keeper) serve(listener int) error {
 	for {
 		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
 		if err == unix.EINTR || err == unix.ECONNABORTED {
@@ -61,6 +79,7 @@ func Run(listener int) error {
 			unix.Close(fd)
 			continue
 		}
+		k.begin(fd)
 		if k.talk(fd) {
 			return nil
 		}
@@ -73,11 +92,18 @@ func sameUser(fd int) bool {
 	return err == nil && int(cred.Uid) == os.Geteuid()
 }
 
-// talk serves one daemon until it goes away; true means that the keeper shall end.
-func (k *keeper) talk(fd int) (end bool) {
+// begin makes fd the daemon's socket.
+func (k *keeper) begin(fd int) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.peer = fd
 	k.session++
+}
+
+// talk serves the daemon at fd until it goes away; true means that the keeper
+// shall end.
+func (k *keeper) talk(fd int) (end bool) {
+	k.mu.Lock()
 	session := k.session
 	k.mu.Unlock()
 	defer func() {
@@ -99,7 +125,7 @@ func (k *keeper) talk(fd int) (end bool) {
 			return true
 		}
 		if m.Verb == verbSpawn { // on its own, since it takes time
-			go k.spawn(fd, session, m, fds)
+			k.spawns.Go(func() { k.spawn(fd, session, m, fds) })
 			continue
 		}
 		k.handle(fd, m, fds)
@@ -116,7 +142,7 @@ func (k *keeper) empty() bool {
 func (k *keeper) handle(fd int, m *message, fds []int) {
 	switch m.Verb {
 	case verbHello:
-		k.reply(fd, m, &message{Version: Version, PID: os.Getpid()}, nil)
+		k.reply(fd, m, k.hello(), nil)
 	case verbAdopt:
 		k.reply(fd, m, k.adopt(m, fds), nil)
 	case verbRelease:
@@ -131,6 +157,8 @@ func (k *keeper) handle(fd int, m *message, fds []int) {
 		k.reply(fd, m, &message{}, nil)
 	case verbList:
 		k.list(fd, m)
+	case verbUpgrade:
+		k.reply(fd, m, fail(k.upgrade(m, fds)), nil) // one that succeeds does not return
 	case verbStop:
 		k.reply(fd, m, &message{Err: "cannot stop the keeper: it keeps pods or containers"}, nil)
 	default:
@@ -274,170 +302,16 @@ func (k *keeper) reapLater(res spawned) {
 	if err != nil {
 		return
 	}
+	k.mu.Lock()
+	k.strays[w] = true
+	k.mu.Unlock()
 	go func() {
 		w.wait()
+		k.mu.Lock()
+		delete(k.strays, w)
+		k.mu.Unlock()
 		w.f.Close()
 	}()
-}
-
-// keep takes over an item and its descriptors, and starts to watch and log it.
-func (k *keeper) keep(item Item, fds []int) error { return k.keepFor(0, item, fds) }
-
-// keepFor does so as long as the session lasts; 0 stands for any.
-func (k *keeper) keepFor(session int, item Item, fds []int) error {
-	h := &held{Item: item, fds: map[string]int{}}
-	for i, name := range item.Names {
-		if name == FDStdout || name == FDStderr || name == FDTTY || name == FDStdin {
-			unix.SetNonblock(fds[i], true)
-		}
-		h.fds[name] = fds[i]
-	}
-	k.mu.Lock()
-	if session != 0 && session != k.session {
-		k.mu.Unlock()
-		h.close()
-		return errForsaken
-	}
-	if old := k.items[item.ID]; old != nil {
-		k.mu.Unlock()
-		h.close()
-		return fmt.Errorf("cannot keep %s: it is kept already", item.ID)
-	}
-	k.items[item.ID] = h
-	k.mu.Unlock()
-	if pidfd, ok := h.fds[FDPid]; ok && item.Exit == nil {
-		return k.watch(h, pidfd)
-	}
-	return nil
-}
-
-// watch starts the logs and waits for the end in the background.
-func (k *keeper) watch(h *held, pidfd int) error {
-	pidfd, err := dup(pidfd)
-	if err != nil {
-		return err
-	}
-	w, err := newWaiter(pidfd, h.PID)
-	if err != nil {
-		return err
-	}
-	if err := h.startLogs(func(why error) { go k.tellUnwritable(h.ID, why) }); err != nil {
-		w.f.Close()
-		return err
-	}
-	go k.await(h, w)
-	return nil
-}
-
-func dup(fd int) (int, error) {
-	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	return fd, os.NewSyscallError("dup", err)
-}
-
-// own duplicates a kept descriptor for the logger; nil if it is not kept.
-func (h *held) own(name string) (*os.File, error) {
-	kept, ok := h.fds[name]
-	if !ok {
-		return nil, nil
-	}
-	fd, err := dup(kept)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// startLogs starts a pump for each stream, on descriptors of its own.
-func (h *held) startLogs(tell func(error)) error {
-	if h.Log == nil {
-		return nil
-	}
-	file, err := h.own(FDLog)
-	if err != nil {
-		return err
-	}
-	stashes, err := h.openStashes(file)
-	if err != nil {
-		return err
-	}
-	h.logger = newLogger(h.Log, file)
-	h.logger.tell = tell
-	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
-		own, err := h.own(stream) // non-blocking already: in the poller
-		if err != nil {
-			return err
-		}
-		if own == nil {
-			continue
-		}
-		h.logger.pumps.Add(1)
-		if stream == FDTTY {
-			go h.logger.pumpTTY(own)
-		} else {
-			go h.logger.pumpPipe(stream, own, stashes[stream])
-		}
-	}
-	return nil
-}
-
-// openStashes gives the stash of each stream, after what an earlier keeper was
-// writing has been settled. One that cannot be used is left out: the container's
-// output matters more.
-func (h *held) openStashes(log *os.File) (map[string]*stash, error) {
-	stashes := map[string]*stash{}
-	for stream, name := range map[string]string{FDStdout: FDStashOut, FDStderr: FDStashErr} {
-		f, err := h.own(name)
-		if err != nil {
-			return nil, err
-		}
-		if f == nil {
-			continue
-		}
-		s, err := openStash(f)
-		if err == nil {
-			err = s.settle(log)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "keeper: %s of %s: %v\n", name, h.ID, err)
-			f.Close()
-			continue
-		}
-		stashes[stream] = s
-	}
-	return stashes, nil
-}
-
-// drainBound is how long the report of an exit waits for the rest of the output:
-// a background child may keep the pipe open for ever.
-const drainBound = 2 * time.Second
-
-// await waits for the process, then for its last output, and reports.
-func (k *keeper) await(h *held, w *waiter) {
-	exit, err := w.wait()
-	w.f.Close()
-	if err != nil {
-		return
-	}
-	if h.logger != nil {
-		drained := make(chan struct{})
-		go func() { h.logger.pumps.Wait(); close(drained) }()
-		select {
-		case <-drained:
-		case <-time.After(drainBound):
-		}
-	}
-	k.mu.Lock()
-	h.Exit = &exit
-	item, peer := h.Item, k.peer
-	if h.Kind == KindExec {
-		delete(k.items, h.ID)
-	}
-	k.mu.Unlock()
-	if h.Kind == KindExec {
-		h.close()
-	}
-	item.Names = nil
-	k.send(peer, &message{Verb: verbExit, Item: &item}, nil)
 }
 
 const backlog = 4

@@ -22,8 +22,8 @@ import (
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		if role := os.Args[1]; role == RoleKeeper || role == RoleSpawner {
-			exit(RunRole(role))
+		if slices.Contains([]string{RoleKeeper, RoleSpawner, RoleTrial}, os.Args[1]) {
+			exit(RunRole(os.Args[1:]))
 		}
 	}
 	os.Exit(m.Run())
@@ -89,8 +89,18 @@ func (f *fixture) dial() {
 		log, _ := os.ReadFile(filepath.Join(f.dir, "keeper.log"))
 		f.t.Fatalf("%v\n%s", err, log)
 	}
-	c.Notify(func(i Item) { f.exit(i.ID) <- i })
+	f.take(c)
+}
+
+// take makes c the fixture's. An exit may be told twice.
+func (f *fixture) take(c *Client) {
 	f.Client = c
+	c.Notify(func(i Item) {
+		select {
+		case f.exit(i.ID) <- i:
+		default:
+		}
+	})
 }
 
 func (f *fixture) exit(id string) chan Item {
@@ -262,7 +272,7 @@ func TestStuckCallIsNamed(t *testing.T) {
 	p := program.New("opener of a dead volume")
 	p.Add(program.Op{Nr: unix.SYS_RT_SIGPROCMASK, Why: "unblock signals", Args: [6]program.Arg{program.Int(unix.SIG_SETMASK), p.Bytes(make([]byte, 8), "{}"), program.Null(), program.Int(8)}})
 	p.Add(program.Op{Nr: unix.SYS_OPENAT, Why: "open " + path, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(path), program.Int(unix.O_RDONLY)}})
-	_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: "x", Kind: KindExec}, Program: p, Timeout: 50 * time.Millisecond})
+	_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: "x", Kind: KindExec}, Program: p, Timeout: time.Second})
 	var call *CallError
 	if !errors.As(err, &call) || !call.Stuck || call.Why != "open "+path {
 		t.Fatalf("error %v", err)

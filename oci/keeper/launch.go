@@ -51,7 +51,7 @@ func launch(cfg Config) error {
 		return fmt.Errorf("cannot start the keeper: %w", os.NewSyscallError("dup", err))
 	}
 	defer unix.Close(high)
-	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", high), []string{"cri-box", RoleKeeper, cfg.Socket}, &os.ProcAttr{
+	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", high), []string{"cri-box", RoleKeeper, cfg.Socket, cfg.Build}, &os.ProcAttr{
 		Dir: "/", Env: ownEnv(), Files: []*os.File{null, null, log, listener},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})

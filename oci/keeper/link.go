@@ -13,8 +13,11 @@ import (
 // goroutine reads replies and exits.
 type link struct {
 	fd   int
-	pid  int
 	dead chan struct{} // closed when the keeper is gone
+	// What it said when it was greeted.
+	pid     int
+	build   string
+	version int
 
 	sendMu sync.Mutex // a message's parts stay together
 

@@ -28,12 +28,86 @@ type logger struct {
 	file  *os.File   // nil: output is read and dropped
 	drops uint64
 	told  bool // that this file cannot be written
-	tell  func(why error)
-	taps  map[string][]*tap // by stream
+	// paused has the pumps end where they are; inputs are what they read from.
+	paused bool
+	inputs map[string]*os.File
+	rests  map[string][]byte // unfinished lines that are in no stash, between two pumps
+	tell   func(why error)
+	taps   map[string][]*tap // by stream
 }
 
 func newLogger(l *Log, file *os.File) *logger {
-	return &logger{maxLine: l.MaxLine, file: file, taps: map[string][]*tap{}, tell: func(error) {}}
+	return &logger{maxLine: l.MaxLine, file: file, taps: map[string][]*tap{}, tell: func(error) {}, drops: l.Drops,
+		inputs: map[string]*os.File{}, rests: map[string][]byte{}}
+}
+
+// pumping says whether a stream's pump runs, and ends a pause.
+func (l *logger) pumping(stream string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = false
+	return l.inputs[stream] != nil
+}
+
+// start has a stream pumped from input through s, which may be nil. Both become
+// the pump's.
+func (l *logger) start(stream string, input *os.File, s *stash) {
+	l.mu.Lock()
+	l.inputs[stream] = input
+	l.mu.Unlock()
+	l.pumps.Add(1)
+	if stream == FDTTY {
+		go l.pumpTTY(input)
+	} else {
+		go l.pumpPipe(stream, input, s)
+	}
+}
+
+// unfinished takes what a pump without a stash left at a pause.
+func (l *logger) unfinished(stream string) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rest := l.rests[stream]
+	delete(l.rests, stream)
+	return rest
+}
+
+// pause has all pumps end, between one piece of output and the next.
+func (l *logger) pause() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = true
+	for _, f := range l.inputs {
+		f.SetReadDeadline(time.Unix(1, 0)) // whoever waits for output wakes up
+	}
+}
+
+// pauses says, at an error of reading, whether the pump of a stream shall end for
+// a pause, and keeps its unfinished line. If the pause is over already it goes on.
+func (l *logger) pauses(stream string, err error, rest []byte) (ends, goesOn bool) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.paused {
+		l.inputs[stream].SetReadDeadline(time.Time{})
+		return false, true
+	}
+	delete(l.inputs, stream)
+	l.rests[stream] = rest
+	return true, false
+}
+
+// over ends a pump at the end of its stream.
+func (l *logger) over(stream string) {
+	l.mu.Lock()
+	delete(l.inputs, stream)
+	l.mu.Unlock()
+	if stream == FDTTY {
+		stream = FDStdout
+	}
+	l.endTaps(stream)
 }
 
 // reopen makes file the log; it returns when nothing more goes to the old one.
@@ -141,8 +215,7 @@ type pump struct {
 func (l *logger) pumpPipe(stream string, pipe *os.File, s *stash) {
 	defer l.pumps.Done()
 	defer pipe.Close()
-	defer l.endTaps(stream)
-	p := &pump{logger: l, stream: stream, stash: s}
+	p := &pump{logger: l, stream: stream, stash: s, rest: l.unfinished(stream)}
 	if s != nil {
 		defer s.f.Close()
 	}
@@ -151,10 +224,17 @@ func (l *logger) pumpPipe(stream string, pipe *os.File, s *stash) {
 	err = errors.Join(err, rawErr)
 	for eof := false; err == nil && !eof; {
 		eof, err = p.once(raw)
+		switch ends, goesOn := l.pauses(stream, err, p.rest); {
+		case ends:
+			return
+		case goesOn:
+			err = nil
+		}
 	}
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		fmt.Fprintf(os.Stderr, "keeper: cannot log %s: %v\n", stream, err)
 	}
+	l.over(stream)
 }
 
 // once waits for output and logs what there is, up to a chunk.
@@ -300,12 +380,17 @@ func appendLine(out, stamp []byte, stream string, tag byte, content []byte) []by
 func (l *logger) pumpTTY(master *os.File) {
 	defer l.pumps.Done()
 	defer master.Close()
-	defer l.endTaps("stdout")
-	line := make([]byte, 0, l.maxLine+1)
+	line := append(make([]byte, 0, l.maxLine+1), l.unfinished(FDTTY)...)
 	in := make([]byte, 4096)
 	var out []byte
 	for {
 		n, err := master.Read(in)
+		switch ends, goesOn := l.pauses(FDTTY, err, line); {
+		case ends:
+			return
+		case goesOn:
+			continue
+		}
 		l.tap("stdout", in[:n])
 		line = append(line, in[:n]...)
 		var done int
@@ -316,6 +401,7 @@ func (l *logger) pumpTTY(master *os.File) {
 			l.write(out, nil, 0)
 		}
 		if err != nil {
+			l.over(FDTTY)
 			return
 		}
 	}

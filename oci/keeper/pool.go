@@ -22,6 +22,7 @@ type pool struct {
 
 	mu    sync.Mutex
 	alive int
+	stuck int // whose child cannot be killed
 }
 
 const (
@@ -171,11 +172,27 @@ func (p *pool) give(s *spawner) {
 	p.free <- s
 }
 
+// hung tells whether a program's process cannot be killed.
+func (p *pool) hung() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stuck > 0
+}
+
+// refill starts a spawner where all were ended. Without one the next program
+// starts its own.
+func (p *pool) refill() {
+	if s, err := p.grow(); err == nil && s != nil {
+		p.free <- s
+	}
+}
+
 // close ends the idle spawners.
 func (p *pool) close() {
 	for {
 		select {
 		case s := <-p.free:
+			p.lost()
 			s.end()
 		default:
 			return
@@ -257,11 +274,13 @@ func (p *pool) rescue(s *spawner, done chan struct{}, res *spawned, err *error) 
 		}
 		stuck.PID, stuck.prepared = res.PID, res.prepared
 	case <-time.After(time.Second):
-		p.lost()
+		p.mu.Lock()
+		p.alive, p.stuck = p.alive-1, p.stuck+1
+		p.mu.Unlock()
 		go func() {
 			<-done
 			p.mu.Lock()
-			p.alive++
+			p.alive, p.stuck = p.alive+1, p.stuck-1
 			p.mu.Unlock()
 			p.give(s)
 		}()

@@ -23,13 +23,20 @@ import (
 )
 
 // Version is the protocol's. Fields are only ever added; a keeper answers verbs
-// it does not know with an error.
-const Version = 1
+// it does not know with an error. Daemon and keeper greet each other with theirs,
+// and the daemon asks nothing that came later (since).
+//
+//	1  the first
+//	2  hello says which build; upgrade
+const Version = 2
+
+// since says with which version a verb came, if not with the first.
+var since = map[string]int{verbUpgrade: 2}
 
 // The verbs. Each request gets one reply with its Seq, but list, which gets one
 // reply per item and then one without.
 const (
-	verbHello   = "hello"   // Version, PID of the keeper back
+	verbHello   = "hello"   // Version, PID and Build of the keeper back
 	verbSpawn   = "spawn"   // Item, Program; descriptors: program, donated, kept
 	verbAdopt   = "adopt"   // Item; descriptors: kept, for a pod or after a keeper's death
 	verbRelease = "release" // Item.ID: forget it, close all
@@ -37,6 +44,7 @@ const (
 	verbTap     = "tap"     // Item.ID; descriptors: stdout, stderr: copies of output from now on
 	verbClose   = "close"   // Item.ID, Names: close these kept descriptors
 	verbList    = "list"    //
+	verbUpgrade = "upgrade" // Build; descriptor: binary to go on as; what hello has back
 	verbStop    = "stop"    // end the keeper, if it keeps nothing
 	verbFull    = "full"    // keeper to daemon, unasked: Item's log cannot be written, for Err
 	verbExit    = "exit"    // keeper to daemon, unasked: Item has exited
@@ -111,6 +119,7 @@ type message struct {
 	Verb    string   `json:"verb,omitempty"`
 	Version int      `json:"version,omitempty"`
 	PID     int      `json:"pid,omitempty"`
+	Build   string   `json:"build,omitempty"`
 	Item    *Item    `json:"item,omitempty"`
 	Names   []string `json:"close,omitempty"`
 	FDs     int      `json:"fds,omitempty"`     // how many descriptors belong to this message

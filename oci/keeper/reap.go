@@ -19,6 +19,7 @@ type waiter struct {
 	f   *os.File // the pidfd, in the poller
 	raw syscall.RawConn
 	pid int
+	at  time.Time // when it had ended
 }
 
 // newWaiter takes over pidfd.
@@ -43,15 +44,26 @@ const unknownBound = 5 * time.Second
 // wait blocks until the process has ended, reaps it if it is our child, and says
 // how it ended. An error means that the waiter was closed.
 func (w *waiter) wait() (Exit, error) {
-	if err := w.readable(unix.POLLIN); err != nil {
+	if err := w.ended(); err != nil {
 		return Exit{}, err
 	}
-	at := time.Now()
+	return w.exit(), nil
+}
+
+// ended blocks until the process has ended.
+func (w *waiter) ended() error {
+	err := w.readable(unix.POLLIN)
+	w.at = time.Now()
+	return err
+}
+
+// exit reaps a process that ended, if it is our child, and says how it ended.
+func (w *waiter) exit() Exit {
 	status, err := w.status()
 	if err != nil {
-		return Exit{Code: 255, At: at, Unknown: err.Error()}, nil
+		return Exit{Code: 255, At: w.at, Unknown: err.Error()}
 	}
-	return exitOf(status, at), nil
+	return exitOf(status, w.at)
 }
 
 // readable parks until poll(2) on the pidfd shows one of events: POLLIN for a

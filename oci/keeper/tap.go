@@ -87,3 +87,18 @@ func (l *logger) closeTaps(stream string) {
 	}
 	delete(l.taps, stream)
 }
+
+// tapFDs lists the descriptors of the clients by stream. They stay the logger's.
+func (l *logger) tapFDs() map[string][]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fds := map[string][]int{}
+	for stream, taps := range l.taps {
+		for _, t := range taps {
+			if raw, err := t.pipe.SyscallConn(); err == nil {
+				raw.Control(func(fd uintptr) { fds[stream] = append(fds[stream], int(fd)) })
+			}
+		}
+	}
+	return fds
+}

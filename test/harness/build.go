@@ -45,9 +45,20 @@ func CriBox(t testing.TB) string {
 	if os.Getenv(prebuilt) != "" {
 		return build(t, "cri-box", "./cmd/cri-box")
 	}
-	flags := strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS"))
-	keeper := build(t, "keeper", "./cmd/keeper", flags...)
-	return build(t, "cri-box", "./cmd/cri-box", append(flags, "-overlay="+overlay(t, "cmd/cri-box/embedded/keeper", keeper))...)
+	return product(t, "")
+}
+
+// NextCriBox returns the path of another build of the product, keeper and all.
+func NextCriBox(t testing.TB) string {
+	t.Helper()
+	return product(t, "-next", "-ldflags=-s -w")
+}
+
+func product(t testing.TB, suffix string, flags ...string) string {
+	t.Helper()
+	flags = append(strings.Fields(os.Getenv("CRIBOX_BUILD_FLAGS")), flags...)
+	keeper := build(t, "keeper"+suffix, "./cmd/keeper", flags...)
+	return build(t, "cri-box"+suffix, "./cmd/cri-box", append(flags, "-overlay="+overlay(t, "cmd/cri-box/embedded/keeper", keeper))...)
 }
 
 // overlay returns a file that has go build find path, below the module's root,

@@ -8,6 +8,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -45,6 +46,8 @@ type Instance struct {
 	Node, Outside *Net
 	// Name is the prefix of everything that the instance makes on the host.
 	Name string
+	// Build is the product's path from the next start on, "" for CriBox's.
+	Build string
 
 	CRI
 
@@ -177,7 +180,7 @@ func (i *Instance) Start() {
 // in the node's namespace.
 func (i *Instance) Command(args ...string) *exec.Cmd {
 	i.T.Helper()
-	cmd := exec.Command(CriBox(i.T), args...)
+	cmd := exec.Command(cmp.Or(i.Build, CriBox(i.T)), args...)
 	cmd.Env = append(os.Environ(), i.env...)
 	return cmd
 }
