@@ -30,7 +30,7 @@ func TestWorkingDir(t *testing.T) {
 	equal(t, "cwd of the process", c.sh("readlink /proc/1/cwd"), "/made/for/it")
 	equal(t, "cwd of an exec", c.sh("pwd"), "/made/for/it")
 	_, err := p.try(func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "relative" })
-	refused(t, "a relative path", err)
+	strict(t, "a relative path", err)
 }
 
 // TestEnvsAreBytes: what is no text passes as it is, also to an exec.
@@ -91,8 +91,14 @@ func TestLogPath(t *testing.T) {
 			t.Errorf("the log has no %q:\n%s", want, text)
 		}
 	}
+}
+
+// TestLogPathStaysInside: a log is written as root, and its path comes with a pod.
+func TestLogPathStaysInside(t *testing.T) {
+	clause(t, "Path relative to PodSandboxConfig.LogDirectory for container to store")
+	p := newNode(t).pod()
 	for _, bad := range []string{"../up.log", "/abs.log", "a/../../up.log"} {
-		_, err := p.create(func(c *runtimeapi.ContainerConfig) { c.LogPath = bad })
+		_, err := p.try(func(c *runtimeapi.ContainerConfig) { c.LogPath = bad })
 		refused(t, bad, err, "log_path")
 	}
 }
@@ -178,7 +184,7 @@ func TestStopSignal(t *testing.T) {
 	equal(t, "exit code", s.ExitCode, 7)
 	equal(t, "stop_signal in the status", s.StopSignal, runtimeapi.Signal_SIGNAL_SIGUSR1)
 	_, err := p.create(func(c *runtimeapi.ContainerConfig) { c.StopSignal = 9999 })
-	refused(t, "a signal that is none", err, "stop_signal")
+	strict(t, "a signal that is none", err, "stop_signal")
 }
 
 func TestTTY(t *testing.T) {
@@ -216,7 +222,7 @@ func TestExecSync(t *testing.T) {
 	hasCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
 	equal(t, "what is left of it", c.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 1000 '; test -e /began"), "0")
 	_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id})
-	refused(t, "no command", err, "cmd")
+	strict(t, "no command", err, "cmd")
 }
 
 // TestOtherSandboxConfig: the pod's own configuration is immutable.

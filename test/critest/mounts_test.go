@@ -109,7 +109,7 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 	_, err := p.try(mount(&runtimeapi.Mount{HostPath: n.volume(), ContainerPath: "/volume", MountOptions: []string{"lowerdir=/"}}))
-	refused(t, "an unknown option", err, "mount_options")
+	strict(t, "an unknown option", err, "mount_options")
 }
 
 func TestPropagationPrivate(t *testing.T) {

@@ -23,7 +23,7 @@ func TestHostname(t *testing.T) {
 	p := n.pod(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "name-of-the-pod" })
 	equal(t, "hostname", p.look("hostname; echo $HOSTNAME"), "name-of-the-pod\nname-of-the-pod")
 	_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("x", 65) }))
-	refused(t, "a name of 65 bytes", err)
+	strict(t, "a name of 65 bytes", err)
 }
 
 func TestDNS(t *testing.T) {
@@ -44,7 +44,7 @@ func TestDNS(t *testing.T) {
 		"options":  {Options: []string{"two words"}},
 	} {
 		_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = bad }))
-		refused(t, "bad "+field, err, field)
+		strict(t, "bad "+field, err, field)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestPodMetadata(t *testing.T) {
 			bad.Metadata.Uid = ""
 		}
 		_, err := n.tryPod(bad)
-		refused(t, "no "+field, err, field)
+		strict(t, "no "+field, err, field)
 	}
 }
 
@@ -126,14 +126,17 @@ func TestSandboxSecurity(t *testing.T) {
 		s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 	})
 	equal(t, "user of a container", p.look("id -u"), "0") // the container has its own
+	with := func(change func(*runtimeapi.LinuxSandboxSecurityContext)) error {
+		_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { change(c.Linux.SecurityContext) }))
+		return err
+	}
+	refused(t, "run_as_group alone", with(func(s *runtimeapi.LinuxSandboxSecurityContext) { s.RunAsGroup = id(1) }), "run_as_group")
 	for field, change := range map[string]func(*runtimeapi.LinuxSandboxSecurityContext){
-		"run_as_group":               func(s *runtimeapi.LinuxSandboxSecurityContext) { s.RunAsGroup = id(1) },
 		"run_as_user":                func(s *runtimeapi.LinuxSandboxSecurityContext) { s.RunAsUser = id(-1) },
 		"supplemental_groups":        func(s *runtimeapi.LinuxSandboxSecurityContext) { s.SupplementalGroups = []int64{-1} },
 		"supplemental_groups_policy": func(s *runtimeapi.LinuxSandboxSecurityContext) { s.SupplementalGroupsPolicy = 9 },
 	} {
-		_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { change(c.Linux.SecurityContext) }))
-		refused(t, "a bad "+field, err, field)
+		strict(t, "a bad "+field, with(change), field)
 	}
 }
 
@@ -143,9 +146,9 @@ func TestUnknownHandler(t *testing.T) {
 	_, err := n.runtime.RunPodSandbox(n.ctx(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(), RuntimeHandler: "nobody-has-this"})
 	refused(t, "RunPodSandbox", err, "nobody-has-this")
 	_, err = n.images.PullImage(n.ctx(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: n.image, RuntimeHandler: "nobody-has-this"}})
-	refused(t, "PullImage", err, "nobody-has-this")
+	strict(t, "PullImage", err, "nobody-has-this")
 	_, err = n.pod().create(func(c *runtimeapi.ContainerConfig) { c.Image.RuntimeHandler = "nobody-has-this" })
-	refused(t, "CreateContainer", err, "nobody-has-this")
+	strict(t, "CreateContainer", err, "nobody-has-this")
 }
 
 // TestPodFilter: each part of a filter by itself, and all of them together.
@@ -241,6 +244,6 @@ func TestBadPortMappings(t *testing.T) {
 		"host_ip":        {ContainerPort: 1, HostPort: 1, HostIp: "here"},
 	} {
 		_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{bad} }))
-		refused(t, "a bad "+field, err, field)
+		strict(t, "a bad "+field, err, field)
 	}
 }

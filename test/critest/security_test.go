@@ -31,7 +31,7 @@ func TestRunAsUser(t *testing.T) {
 	_, err := p.try(security(func(s *securityContext) { s.RunAsUser, s.RunAsUsername = id(1), "root" }))
 	refused(t, "run_as_user and run_as_username", err)
 	_, err = p.try(security(func(s *securityContext) { s.RunAsUser = id(-1) }))
-	refused(t, "run_as_user -1", err)
+	strict(t, "run_as_user -1", err)
 }
 
 func TestRunAsGroup(t *testing.T) {
@@ -71,7 +71,7 @@ func TestSupplementalGroups(t *testing.T) {
 		equal(t, name+" groups in the status", fmt.Sprint(c.status().GetUser().GetLinux().GetSupplementalGroups()), "[1000 2345 2346]")
 	}
 	_, err := p.try(security(func(s *securityContext) { s.SupplementalGroupsPolicy = 7 }))
-	refused(t, "a policy that is none", err)
+	strict(t, "a policy that is none", err)
 }
 
 func TestCapabilities(t *testing.T) {
@@ -102,7 +102,7 @@ func TestCapabilities(t *testing.T) {
 	equal(t, "ambient", effective(ambient, "CapAmb"), 1<<netAdmin)
 	equal(t, "effective of uid 1000", effective(ambient, "CapEff"), 1<<netAdmin)
 	_, err = p.try(security(func(s *securityContext) { s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"FLY"}} }))
-	refused(t, "a capability that is none", err, "FLY")
+	strict(t, "a capability that is none", err, "FLY")
 }
 
 func TestNoNewPrivs(t *testing.T) {
@@ -183,7 +183,7 @@ func TestDevices(t *testing.T) {
 	_, err := p.try(device("/dev/not-there", "/dev/x", "rwm"))
 	refused(t, "a device that is not there", err, "/dev/not-there")
 	_, err = p.try(device("/dev/kmsg", "/dev/x", "rx"))
-	refused(t, "permissions rx", err, "permissions")
+	strict(t, "permissions rx", err, "permissions")
 }
 
 // forbidMkdir is a seccomp profile with one rule.
@@ -275,7 +275,7 @@ func TestNamespaceOptions(t *testing.T) {
 	_, err := n.tryPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
 		c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: ctrMode}
 	}))
-	refused(t, "network CONTAINER", err, "network")
+	strict(t, "network CONTAINER", err, "network")
 }
 
 func TestTargetPID(t *testing.T) {

@@ -43,7 +43,6 @@ func TestStreamingURLs(t *testing.T) {
 		}
 	}
 	for what, call := range map[string]func() (string, error){
-		"Exec of nothing":       func() (string, error) { return exec(func(r *runtimeapi.ExecRequest) { r.Cmd = nil }) },
 		"Exec with tty, stderr": func() (string, error) { return exec(func(r *runtimeapi.ExecRequest) { r.Tty, r.Stderr = true, true }) },
 		"Exec without streams": func() (string, error) {
 			return exec(func(r *runtimeapi.ExecRequest) { r.Stdin, r.Stdout = false, false })
@@ -62,4 +61,6 @@ func TestStreamingURLs(t *testing.T) {
 			t.Errorf("%s: it was accepted with %q", what, url)
 		}
 	}
+	_, err := exec(func(r *runtimeapi.ExecRequest) { r.Cmd = nil })
+	strict(t, "Exec of nothing", err)
 }

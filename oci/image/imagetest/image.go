@@ -64,6 +64,7 @@ type layerBuilder struct {
 	buf  bytes.Buffer
 	tar  *tar.Writer
 	dirs map[string]bool
+	mode map[string]int64 // of the files
 }
 
 // New begins an image for this platform with one empty layer.
@@ -75,7 +76,7 @@ func New() *Builder {
 
 // Layer ends the layer and begins the next one above it.
 func (b *Builder) Layer() *Builder {
-	l := &layerBuilder{dirs: map[string]bool{".": true}}
+	l := &layerBuilder{dirs: map[string]bool{".": true}, mode: map[string]int64{}}
 	l.tar = tar.NewWriter(&l.buf)
 	b.layers = append(b.layers, l)
 	return b
@@ -98,9 +99,11 @@ func (b *Builder) Symlink(name, target string) *Builder {
 	return b.Entry(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
 }
 
-// Link adds a hard link to a file of the same layer.
+// Link adds a hard link to a file of the same layer. Its entry has the file's
+// mode, as tar writes it: there are runtimes that set it again.
 func (b *Builder) Link(name, target string) *Builder {
-	return b.Entry(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: relative(target), Mode: 0o644}, nil)
+	target = relative(target)
+	return b.Entry(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: b.top().mode[target]}, nil)
 }
 
 // Whiteout takes a file or directory of the layers below away.
@@ -112,9 +115,12 @@ func (b *Builder) Whiteout(name string) *Builder {
 func (b *Builder) Entry(hdr *tar.Header, content []byte) *Builder {
 	hdr.Name = relative(hdr.Name)
 	b.top().parents(path.Dir(hdr.Name))
-	if hdr.Typeflag == tar.TypeDir {
+	switch hdr.Typeflag {
+	case tar.TypeDir:
 		b.top().dirs[hdr.Name] = true
 		hdr.Name += "/"
+	case tar.TypeReg:
+		b.top().mode[hdr.Name] = hdr.Mode
 	}
 	return b.Raw(hdr, content)
 }
