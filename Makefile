@@ -8,7 +8,7 @@ LDFLAGS := -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl demo clean
+.PHONY: install release help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,5 +54,12 @@ demo: ## start a pod in a private instance, show how it is made, remove everythi
 	@hack/setup.sh go root
 	@$(GO) run ./hack/demo
 
+install: build ## install below PREFIX (/usr/local) and /etc; DESTDIR= for another root
+	@hack/install.sh
+
+release: ## packages and tarballs of VERSION for amd64 and arm64, in dist/
+	@hack/setup.sh go
+	@$(GO) run ./hack/release -version $(VERSION)
+
 clean: ## remove what was built
-	rm -rf bin test/kubelet/bin cmd/cri-box/embedded/keeper
+	rm -rf bin dist test/kubelet/bin cmd/cri-box/embedded/keeper

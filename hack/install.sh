@@ -4,12 +4,13 @@
 #   hack/install.sh                     below /usr/local and /etc
 #   DESTDIR=/tmp/root hack/install.sh   below another root, as packages are made
 #
-# PREFIX is where programs go, /usr/local unless said otherwise. What is in /etc
+# PREFIX is where programs go, /usr/local unless said otherwise; BINARY is the
+# program, bin/cri-box unless said otherwise. What is in /etc
 # already stays as it is, with REPLACE=1 it is replaced.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 from=$here/install
-binary=$here/../bin/cri-box
+binary=${BINARY-$here/../bin/cri-box}
 dest=${DESTDIR-}
 prefix=${PREFIX-/usr/local}
 unit=$dest$prefix/lib/systemd/system/cri-box.service
