@@ -39,8 +39,11 @@ const (
 
 // The IPv6 neighbours are set because an interface that just came up finds none in
 // its first second.
-func newLab(t testing.TB) *lab {
+func newLab(t testing.TB, options ...func(*Config)) *lab {
 	l := &lab{t: t, cfg: Config{Instance: "cri-box", StateDir: t.TempDir()}}
+	for _, set := range options {
+		set(&l.cfg)
+	}
 	l.node, l.outside = l.namespace(), l.namespace()
 	l.in(l.node, func() error { return l.uplink() })
 	l.in(l.node, func() error { return address("up0", node4+"/24", other4+"/24", node6+"/64") })
@@ -52,6 +55,9 @@ func newLab(t testing.TB) *lab {
 	l.open()
 	return l
 }
+
+// ipv4Alone leaves IPv6 out.
+func ipv4Alone(c *Config) { c.IPv4 = DefaultIPv4 }
 
 func (l *lab) open() {
 	l.t.Helper()
@@ -171,7 +177,10 @@ func (l *lab) attach(p *testPod) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	p.Result, p.v4, p.v6 = result, result.IPs[0].String(), result.IPs[1].String()
+	p.Result, p.v4 = result, result.IPs[0].String()
+	if len(result.IPs) > 1 {
+		p.v6 = result.IPs[1].String()
+	}
 }
 
 func mapping(t testing.TB, s string) network.PortMapping {

@@ -53,6 +53,17 @@ type leases struct {
 	used map[netip.Addr]string // address to pod id
 	next uint64                // index at which the search for an address goes on
 	file *os.File              // holds next
+
+	// Who has a port and whose id begins so: asked for each new pod, and not to cost
+	// more with each that is there.
+	byPort map[portKey][]string
+	byName map[string][]string
+}
+
+// A portKey is a port on any of the host's addresses.
+type portKey struct {
+	protocol network.Protocol
+	port     uint16
 }
 
 // openLeases reads what is there. A file that cannot be read is one bad lease: it
@@ -66,7 +77,8 @@ func openLeases(path string, pools []pool) (*leases, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open lease directory: %w", err)
 	}
-	l := &leases{dir: dir, pools: pools, byID: map[string]lease{}, used: map[netip.Addr]string{}}
+	l := &leases{dir: dir, pools: pools, byID: map[string]lease{}, used: map[netip.Addr]string{},
+		byPort: map[portKey][]string{}, byName: map[string][]string{}}
 	if err := l.load(); err != nil {
 		l.close()
 		return nil, fmt.Errorf("cannot read leases in %s: %w", path, err)
@@ -161,9 +173,6 @@ func (l *leases) move(id string) (lease, error) {
 	if err != nil {
 		return lease{}, err
 	}
-	for _, ip := range one.IPs {
-		delete(l.used, ip)
-	}
 	one.IPs = ips
 	return one, l.saveLocked(one)
 }
@@ -177,10 +186,7 @@ func (l *leases) drop(id string) error {
 			return fmt.Errorf("cannot remove lease: %w", err)
 		}
 	}
-	for _, ip := range l.byID[id].IPs {
-		delete(l.used, ip)
-	}
-	delete(l.byID, id)
+	l.forgetLocked(id)
 	return nil
 }
 
@@ -248,10 +254,40 @@ func (l *leases) saveLocked(one lease) error {
 	return nil
 }
 
+// keepLocked puts a lease into memory in place of the one that the pod had.
 func (l *leases) keepLocked(one lease) {
+	l.forgetLocked(one.Pod)
 	l.byID[one.Pod] = one
+	l.byName[one.Pod[:8]] = append(l.byName[one.Pod[:8]], one.Pod)
 	for _, ip := range one.IPs {
 		l.used[ip] = one.Pod
+	}
+	for _, p := range one.Ports {
+		key := portKey{p.Protocol, p.HostPort}
+		l.byPort[key] = append(l.byPort[key], one.Pod)
+	}
+}
+
+func (l *leases) forgetLocked(id string) {
+	one, ok := l.byID[id]
+	if !ok {
+		return
+	}
+	delete(l.byID, id)
+	leave(l.byName, id[:8], id)
+	for _, ip := range one.IPs {
+		delete(l.used, ip)
+	}
+	for _, p := range one.Ports {
+		leave(l.byPort, portKey{p.Protocol, p.HostPort}, id)
+	}
+}
+
+// leave takes a pod off a list of an index.
+func leave[K comparable](index map[K][]string, key K, id string) {
+	index[key] = slices.DeleteFunc(index[key], func(other string) bool { return other == id })
+	if len(index[key]) == 0 {
+		delete(index, key)
 	}
 }
 
@@ -276,9 +312,9 @@ func (l *leases) freeNameLocked(id string) error {
 }
 
 func (l *leases) alikeLocked(id string) (lease, bool) {
-	for other, one := range l.byID {
-		if other != id && other[:8] == id[:8] {
-			return one, true
+	for _, other := range l.byName[id[:8]] {
+		if other != id {
+			return l.byID[other], true
 		}
 	}
 	return lease{}, false
@@ -295,18 +331,14 @@ func (l *leases) alike(id string) bool {
 // freePortsLocked refuses ports that another pod has. The kernel's map would
 // refuse an equal key too; that 0.0.0.0:80 and 192.0.2.1:80 meet, it cannot know.
 func (l *leases) freePortsLocked(id string, ports []network.PortMapping) error {
-	if len(ports) == 0 {
-		return nil
-	}
-	for _, other := range l.byID {
-		if other.Pod == id {
-			continue
-		}
-		for _, have := range other.Ports {
-			for _, want := range ports {
-				if meet(have, want) {
-					return takenError(want, other.String())
-				}
+	for _, want := range ports {
+		for _, other := range l.byPort[portKey{want.Protocol, want.HostPort}] {
+			if other == id {
+				continue
+			}
+			one := l.byID[other]
+			if slices.ContainsFunc(one.Ports, func(have network.PortMapping) bool { return meet(have, want) }) {
+				return takenError(want, one.String())
 			}
 		}
 	}

@@ -68,6 +68,32 @@ func TestAddressesRotate(t *testing.T) {
 	}
 }
 
+// Whoever changes its ports gives the old ones back, in memory as on disk.
+func TestPortsChange(t *testing.T) {
+	dir := t.TempDir()
+	l := testLeases(t, dir, "10.0.0.0/24")
+	port := func(n uint16) []network.PortMapping {
+		return []network.PortMapping{{Protocol: network.TCP, ContainerPort: 80, HostPort: n}}
+	}
+	try := func(id string, n uint16, refused bool) {
+		t.Helper()
+		if _, err := l.claim(network.Pod{ID: id}, port(n)); errors.Is(err, network.ErrPortTaken) != refused {
+			t.Errorf("%s asks for %d: %v", id, n, err)
+		}
+	}
+	try("aaaaaaaa", 80, false)
+	try("bbbbbbbb", 80, true)
+	try("aaaaaaaa", 81, false)
+	try("bbbbbbbb", 80, false)
+	l = testLeases(t, dir, "10.0.0.0/24") // a restart
+	try("cccccccc", 80, true)
+	try("cccccccc", 81, true)
+	if err := l.drop("aaaaaaaa"); err != nil {
+		t.Fatal(err)
+	}
+	try("cccccccc", 81, false)
+}
+
 func TestPoolEnds(t *testing.T) {
 	for prefix, want := range map[string][2]string{
 		"10.88.0.0/16": {"10.88.0.1", "10.88.255.254"},

@@ -23,6 +23,9 @@ var gateways = map[bool]net.IP{true: net.IPv4(169, 254, 1, 1).To4(), false: net.
 // hostMAC is the address of every host end; each is alone with its pod.
 var hostMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 
+// multicast6 is all IPv6 multicast.
+var multicast6 = &net.IPNet{IP: net.IP{0xff, 15: 0}, Mask: net.CIDRMask(8, 128)}
+
 // errRouted says that somebody else on this host has a route to a pod address.
 var errRouted = errors.New("the address is routed elsewhere on this host")
 
@@ -131,6 +134,12 @@ func (w *wire) settle() error {
 	if _, err := w.host.LinkByIndex(w.hostEnd.Attrs().Index); err != nil {
 		return fmt.Errorf("cannot find interface %s: %w", w.name, err)
 	}
+	// Each IPv6 interface that can send gets a route for multicast. All have the one
+	// prefix: the kernel looks for its place in a list as long as there are pods, and
+	// walks over them whenever any interface goes up or down. Nobody needs it, there
+	// is no multicast between pod and host. Without IPv6, or before link watch has
+	// run, there is none.
+	_ = w.host.RouteDel(&netlink.Route{LinkIndex: w.hostEnd.Attrs().Index, Dst: multicast6, Table: unix.RT_TABLE_LOCAL})
 	return nil
 }
 
@@ -150,10 +159,7 @@ func (w *wire) furnishHost(ips []netip.Addr) error {
 // route adds the host's route to the pod. The kernel is the judge of whether the
 // address is free: another instance may use the same range.
 func (w *wire) route(ip netip.Addr) error {
-	want := &netlink.Route{LinkIndex: w.hostEnd.Attrs().Index, Dst: hostNet(ip), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_STATIC}
-	if ip.Is6() {
-		want.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no scope
-	}
+	want := podRoute(w.hostEnd, ip)
 	err := w.host.RouteAdd(want)
 	if !errors.Is(err, unix.EEXIST) {
 		if err != nil {
@@ -166,6 +172,15 @@ func (w *wire) route(ip netip.Addr) error {
 		return nil
 	}
 	return fmt.Errorf("cannot add route to %s: %w", ip, errRouted)
+}
+
+// podRoute is the host's route to a pod's address.
+func podRoute(hostEnd netlink.Link, ip netip.Addr) *netlink.Route {
+	route := &netlink.Route{LinkIndex: hostEnd.Attrs().Index, Dst: hostNet(ip), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_STATIC}
+	if ip.Is6() {
+		route.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no scope
+	}
+	return route
 }
 
 // furnishPod gives eth0 its addresses, neighbours and default routes.

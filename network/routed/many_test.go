@@ -55,9 +55,9 @@ func (c *crowd) drop(l *lab, pacer *netns.Pacer) time.Duration {
 // compare makes and ends size pods on one node. The last hundred are measured in
 // turn with the first hundred of another node: who else runs on the machine slows
 // down both. What is returned is the ratio of the lower quartiles.
-func compare(t testing.TB, size int, full func(l *lab, c *crowd)) (up, down float64) {
+func compare(t testing.TB, size int, full func(l *lab, c *crowd), options ...func(*Config)) (up, down float64) {
 	t.Helper()
-	l, fresh := newLab(t), newLab(t)
+	l, fresh := newLab(t, options...), newLab(t, options...)
 	before := l.inventory()
 	c, few := &crowd{}, &crowd{}
 	var pacer netns.Pacer
@@ -65,13 +65,9 @@ func compare(t testing.TB, size int, full func(l *lab, c *crowd)) (up, down floa
 	for len(c.ids) < size-100 {
 		c.add(l)
 	}
-	for range 100 {
-		many[0], one[0] = append(many[0], c.add(l)), append(one[0], few.add(fresh))
-	}
+	inTurn(func() { many[0] = append(many[0], c.add(l)) }, func() { one[0] = append(one[0], few.add(fresh)) })
 	full(l, c)
-	for range 100 {
-		many[1], one[1] = append(many[1], c.drop(l, &pacer)), append(one[1], few.drop(fresh, &pacer))
-	}
+	inTurn(func() { many[1] = append(many[1], c.drop(l, &pacer)) }, func() { one[1] = append(one[1], few.drop(fresh, &pacer)) })
 	for len(c.ids) > 0 {
 		c.drop(l, &pacer)
 	}
@@ -86,6 +82,17 @@ func compare(t testing.TB, size int, full func(l *lab, c *crowd)) (up, down floa
 	}
 	t.Logf("lower quartiles in ms: up %.2f and %.2f, down %.2f and %.2f", quartile(one[0])/1e6, quartile(many[0])/1e6, quartile(one[1])/1e6, quartile(many[1])/1e6)
 	return quartile(many[0]) / quartile(one[0]), quartile(many[1]) / quartile(one[1])
+}
+
+// inTurn calls both a hundred times. Which is first changes: what one leaves for the
+// kernel to do is done while the other runs.
+func inTurn(a, b func()) {
+	for range 50 {
+		a()
+		b()
+		b()
+		a()
+	}
 }
 
 func quartile(d []time.Duration) float64 { return float64(slices.Sorted(slices.Values(d))[len(d)/4]) }
@@ -111,9 +118,13 @@ func (c *crowd) ip(l *lab, i int) string {
 // BenchmarkTwoThousandPods reports what the last hundred of 2,000 pods cost against
 // the first.
 func BenchmarkTwoThousandPods(b *testing.B) {
-	for b.Loop() {
-		up, down := compare(b, 2000, func(*lab, *crowd) {})
-		b.ReportMetric(up, "up-last/first")
-		b.ReportMetric(down, "down-last/first")
+	for name, options := range map[string][]func(*Config){"dual stack": nil, "IPv4 alone": {ipv4Alone}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				up, down := compare(b, 2000, func(*lab, *crowd) {}, options...)
+				b.ReportMetric(up, "up-last/first")
+				b.ReportMetric(down, "down-last/first")
+			}
+		})
 	}
 }

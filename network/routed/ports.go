@@ -112,9 +112,7 @@ func (r *ruleset) applyElements(conn *nftables.Conn, want map[string][]nftables.
 		if err != nil {
 			return fmt.Errorf("cannot list nftables set %s: %w", set.Name, err)
 		}
-		surplus := slices.DeleteFunc(slices.Clone(have), func(e nftables.SetElement) bool { return contains(want[set.Name], e) })
-		missing := slices.DeleteFunc(slices.Clone(want[set.Name]), func(e nftables.SetElement) bool { return contains(have, e) })
-		if err := change(conn, set, surplus, missing); err != nil {
+		if err := change(conn, set, without(have, want[set.Name]), without(want[set.Name], have)); err != nil {
 			return err
 		}
 	}
@@ -139,10 +137,15 @@ func change(conn *nftables.Conn, set *nftables.Set, surplus, missing []nftables.
 	return nil
 }
 
-func contains(list []nftables.SetElement, e nftables.SetElement) bool {
-	return slices.ContainsFunc(list, func(have nftables.SetElement) bool {
-		return bytes.Equal(have.Key, e.Key) && bytes.Equal(have.Val, e.Val) && have.Comment == e.Comment
-	})
+// without returns the elements of one list that are not in the other.
+func without(list, other []nftables.SetElement) []nftables.SetElement {
+	// In a set all keys have one length, and all values.
+	whole := func(e nftables.SetElement) string { return string(e.Key) + string(e.Val) + e.Comment }
+	known := make(map[string]bool, len(other))
+	for _, e := range other {
+		known[whole(e)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(e nftables.SetElement) bool { return known[whole(e)] })
 }
 
 // publish adds a lease's elements. One that is there already with the same value

@@ -240,8 +240,8 @@ func (n *Network) publish(w *wire, held lease) error {
 	return err
 }
 
-// Detach implements network.Network. The host's end goes down at once, and with
-// it the routes; it disappears with the pod's network namespace.
+// Detach implements network.Network. The routes go at once, the host's end with the
+// pod's network namespace.
 func (n *Network) Detach(ctx context.Context, ids ...string) error {
 	var errs []error
 	for _, id := range ids {
@@ -268,7 +268,7 @@ func (n *Network) detach(ctx context.Context, id string) error {
 		if !known || held.Bandwidth.Egress > 0 {
 			unlimit = n.remove(ifbName(n.linkName(id)))
 		}
-		return errors.Join(unpublish, n.down(held), unlimit)
+		return errors.Join(unpublish, n.cutOff(held), unlimit)
 	})
 	if err != nil {
 		return err // the lease stays, so that nobody gets an address still in use
@@ -277,26 +277,35 @@ func (n *Network) detach(ctx context.Context, id string) error {
 	return n.leases.drop(id)
 }
 
-func (n *Network) down(l lease) error {
+// cutOff takes the pod's routes back. With them ends what the pod sends, too: its
+// source is not behind its interface any more, see guard. The interface stays up: the
+// kernel takes it down with the pod's namespace, and would here first look through
+// all IPv6 routes of the host (rt6_disable_ip).
+func (n *Network) cutOff(l lease) error {
 	link, err := n.host.LinkByName(n.linkName(l.Pod))
-	if err == nil {
-		n.unroute(link, l)
-		err = n.host.LinkSetDown(link)
+	if gone(err) {
+		return nil
 	}
-	if err != nil && !gone(err) {
-		return fmt.Errorf("cannot take interface %s down: %w", n.linkName(l.Pod), err)
+	if err != nil {
+		return fmt.Errorf("cannot find interface %s: %w", n.linkName(l.Pod), err)
 	}
-	return nil
-}
-
-// unroute removes the pod's IPv4 routes one by one. The kernel would do it by
-// itself, but looks through all of the table for them (fib_flush).
-func (n *Network) unroute(link netlink.Link, l lease) {
+	if len(l.IPs) == 0 { // the lease was lost: what is routed to the interface goes with it
+		return n.down(link)
+	}
+	var errs []error
 	for _, ip := range l.IPs {
-		if ip.Is4() {
-			_ = n.host.RouteDel(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(ip), Scope: netlink.SCOPE_LINK})
+		if err := n.host.RouteDel(podRoute(link, ip)); err != nil && !gone(err) && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("cannot delete route to %s: %w", ip, err))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+func (n *Network) down(link netlink.Link) error {
+	if err := n.host.LinkSetDown(link); err != nil && !gone(err) {
+		return fmt.Errorf("cannot take interface %s down: %w", link.Attrs().Name, err)
+	}
+	return nil
 }
 
 // remove removes an interface; that there is none is no error.

@@ -414,6 +414,15 @@ func TestNewPodReceivesAtOnce(t *testing.T) {
 		}
 		return err
 	})
+	// What each pod would have in one list with all others, see wire.settle.
+	l.in(l.node, func() error {
+		filter := &netlink.Route{LinkIndex: l.link(p.HostLink), Dst: multicast6, Table: unix.RT_TABLE_LOCAL}
+		routes, err := netlink.RouteListFiltered(unix.AF_INET6, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		if len(routes) > 0 {
+			t.Errorf("the host's end has %v", routes)
+		}
+		return err
+	})
 }
 
 func TestManyAtOnce(t *testing.T) {
