@@ -44,6 +44,8 @@ type Server struct {
 	// MountAttributes says that the kernel takes mount_setattr(2), as was tried at
 	// start: recursive read-only mounts and mount_options are by it.
 	MountAttributes bool
+	// UserNamespaces says that pods can have user namespaces, as was tried at start.
+	UserNamespaces bool
 	// CgroupDriver is "cgroupfs" or "systemd".
 	CgroupDriver string
 	// Info is what Status shows when it is asked for more.

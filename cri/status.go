@@ -13,8 +13,8 @@ func (s *Server) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtim
 			condition("RuntimeReady", "RuntimeNotReady", s.Ready()),
 			s.networkCondition(),
 		}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.MountAttributes}}},
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: s.MountAttributes},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.MountAttributes, UserNamespaces: s.UserNamespaces}}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: s.MountAttributes, UserNamespacesHostNetwork: s.UserNamespaces},
 	}
 	if r.GetVerbose() {
 		resp.Info = s.Info()

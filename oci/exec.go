@@ -13,6 +13,7 @@ import (
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/program"
+	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -150,8 +151,8 @@ func (s *Session) open(e Exec, fds map[string]*os.File) error {
 			return err
 		}
 		*one.ours, fds[one.name] = ours, theirs
-		user := e.Process.User
-		if err := unix.Fchown(int(theirs.Fd()), int(user.UID), int(user.GID)); err != nil {
+		uid, gid := hostUser(spec.SpecIDs(e.Spec), e.Process.User)
+		if err := unix.Fchown(int(theirs.Fd()), uid, gid); err != nil {
 			return fmt.Errorf("cannot give %s to user: %w", one.name, err)
 		}
 	}
@@ -263,7 +264,8 @@ func (s *Session) openTerminal(e Exec, fds map[string]*os.File) error {
 		return err
 	}
 	fds["tty"] = slave
-	if err := unix.Fchown(int(slave.Fd()), int(e.Process.User.UID), -1); err != nil {
+	uid, _ := hostUser(spec.SpecIDs(e.Spec), e.Process.User)
+	if err := unix.Fchown(int(slave.Fd()), uid, -1); err != nil {
 		return fmt.Errorf("cannot give terminal to user: %w", err)
 	}
 	return nil

@@ -22,10 +22,20 @@ type ImageVolume struct {
 	SubPath string `json:"sub_path,omitempty"`
 }
 
+// openImage mounts a volume with the pod's ids.
+func (m *maker) openImage(v ImageVolume) (*os.File, error) {
+	users, err := m.users(m.bundle)
+	if err != nil {
+		return nil, err
+	}
+	defer users.Close() // of nil too
+	return v.open(users)
+}
+
 // open mounts the volume, attached nowhere. There is no upper layer: nothing can
 // write to it, whatever its flags. Errors begin with what the kubelet looks for.
-func (v ImageVolume) open() (*os.File, error) {
-	whole, err := mount.Overlay(v.Lowers, "", "", mount.OverlayOptions{ReadOnly: true})
+func (v ImageVolume) open(users *os.File) (*os.File, error) {
+	whole, err := mount.Overlay(v.Lowers, "", "", mount.OverlayOptions{ReadOnly: true, Users: users})
 	if err != nil {
 		return nil, fmt.Errorf("%w: image %s: %w", crierrors.ErrImageVolumeMountFailed, v.ID, err)
 	}

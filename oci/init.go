@@ -45,7 +45,7 @@ func (r *Runtime) newInit(ctx context.Context, podID, cgroup string) error {
 	if in.CgroupV2, in.TasksFDs, err = joinGroup(group, fds); err != nil {
 		return err
 	}
-	for _, ns := range []string{"net", "ipc", "uts"} {
+	for _, ns := range []string{"net", "ipc", "uts", "user"} {
 		if f, err := r.Keeper.FD(podID, ns); err == nil { // else it is the node's
 			fds["ns."+ns] = f
 			in.Namespaces = append(in.Namespaces, "ns."+ns)

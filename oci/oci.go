@@ -19,6 +19,7 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/singleflight"
 )
@@ -96,6 +97,8 @@ type Bundle struct {
 	// Images are the images that are mounted into the container, by the source
 	// that the spec's mount names.
 	Images map[string]ImageVolume `json:"images,omitempty"`
+	// IDs are those of the pod's user namespace; zero: it has none.
+	IDs spec.IDs `json:"ids,omitzero"`
 	// MakeSources makes missing sources of bind mounts as directories.
 	MakeSources bool        `json:"make_sources,omitempty"`
 	Spec        *specs.Spec `json:"-"`

@@ -46,9 +46,20 @@ func (r *Runtime) Rootfs(b Bundle) (*os.File, error) {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make root file system: %w", err)
 		}
+		if b.IDs.IsZero() {
+			continue
+		}
+		if err := os.Chown(d, b.owner().UID, b.owner().GID); err != nil {
+			return nil, fmt.Errorf("cannot give root file system to the pod: %w", err)
+		}
 	}
+	users, err := r.users(b)
+	if err != nil {
+		return nil, err
+	}
+	defer users.Close() // of nil too
 	// What a container wrote need not survive a power cut: the container does not.
-	return mount.Overlay(b.Lowers, upper, work, mount.OverlayOptions{Volatile: true})
+	return mount.Overlay(b.Lowers, upper, work, mount.OverlayOptions{Volatile: true, Users: users})
 }
 
 // Prepare makes everything that Start needs, so that Start is little more than
@@ -162,7 +173,7 @@ func dup(f *os.File) (*os.File, error) {
 
 // openNamespaces takes those to join out of custody.
 func (m *maker) openNamespaces(ctx context.Context) error {
-	names := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"}
+	names := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.UserNamespace: "user"}
 	for _, ns := range m.spec.Linux.Namespaces {
 		if ns.Path == "" {
 			continue
@@ -226,7 +237,7 @@ func (m *maker) makeMounts(ctx context.Context) error {
 		}
 		m.give(fmt.Sprintf("mount.%d", i), f)
 		if m.mounts[i].Type == "bind" {
-			if err := m.finishBind(i, f); err != nil {
+			if err := m.finishBind(ctx, i, f); err != nil {
 				closeFrom(volumes, i+1)
 				return err
 			}
@@ -243,8 +254,13 @@ func closeFrom(volumes map[int]*os.File, from int) {
 	}
 }
 
-// finishBind sets a bind mount's attributes and notes whether it is a file.
-func (m *maker) finishBind(i int, f *os.File) error {
+// finishBind maps a bind mount's ids, sets its attributes and notes whether it is a file.
+func (m *maker) finishBind(ctx context.Context, i int, f *os.File) error {
+	if _, image := m.bundle.Images[m.mounts[i].Source]; !image { // whose layers are mapped
+		if err := m.mapVolume(ctx, m.mounts[i], f); err != nil {
+			return err
+		}
+	}
 	attr, err := attributes(m.mounts[i].Options)
 	if err != nil {
 		return fmt.Errorf("cannot mount %s: %w", m.mounts[i].Destination, err)
@@ -285,7 +301,7 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 	switch mt.Type {
 	case "bind":
 		if v, ok := m.bundle.Images[mt.Source]; ok {
-			return v.open()
+			return m.openImage(v)
 		}
 		if path.Base(mt.Source) == "shm" && strings.HasPrefix(mt.Source, m.StateDir) {
 			shm, err := m.Keeper.FD(m.bundle.PodID, "shm")
@@ -298,11 +314,11 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 		return mount.BindOwn(mt.Source)
 	case "tmpfs":
 		if mt.Destination == "/dev" {
-			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions{})
+			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions(m.bundle.owner()))
 		}
-		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755})
+		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, UID: m.bundle.owner().UID, GID: m.bundle.owner().GID})
 	case "devpts":
-		return mount.Devpts(5) // group tty
+		return mount.Devpts(terminalGroup(m.bundle.IDs))
 	case "cgroup":
 		return m.makeCgroupView()
 	}
@@ -352,12 +368,12 @@ func (m *maker) makePoints(context.Context) error {
 			continue
 		}
 		if m.mounts[i].Type != "bind" {
-			if err := mount.MakePlainPoint(root, dst); err != nil {
+			if err := mount.MakePlainPoint(root, dst, m.bundle.owner()); err != nil {
 				return err
 			}
 			continue
 		}
-		real, err := mount.MakePoint(root, dst, !m.input.FileMounts[i])
+		real, err := mount.MakePoint(root, dst, !m.input.FileMounts[i], m.bundle.owner())
 		if err != nil {
 			return err
 		}
@@ -367,7 +383,7 @@ func (m *maker) makePoints(context.Context) error {
 	if slices.ContainsFunc(m.mounts, func(mt specs.Mount) bool { return within(cwd, mt.Destination) }) {
 		return nil
 	}
-	return mount.MkdirIn(root, cwd, 0o755, 0, 0)
+	return mount.MkdirIn(root, cwd, 0o755, m.bundle.owner().UID, m.bundle.owner().GID)
 }
 
 // below tells whether an earlier mount covers the destination of mount i.

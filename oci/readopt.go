@@ -103,7 +103,7 @@ func (r *Runtime) ReadoptInit(ctx context.Context, podID, cgroup string) error {
 	return r.Keeper.Adopt(ctx, keeper.Item{ID: InitID(podID), Kind: keeper.KindContainer, PID: p.PID}, map[string]*os.File{keeper.FDPid: pidfd})
 }
 
-// PodFiles opens what a running container shares with its pod: ipc and uts
+// PodFiles opens what a running container shares with its pod: ipc, uts and user
 // namespaces and the shared memory. The files are the caller's.
 func (r *Runtime) PodFiles(p Started) (map[string]*os.File, error) {
 	pidfd, err := p.open()
@@ -125,7 +125,7 @@ func (r *Runtime) PodFiles(p Started) (map[string]*os.File, error) {
 
 func podFiles(pid int, files map[string]*os.File) (err error) {
 	proc := "/proc/" + strconv.Itoa(pid)
-	for _, name := range []string{"ipc", "uts"} {
+	for _, name := range []string{"ipc", "uts", "user"} {
 		if files[name], err = os.Open(proc + "/ns/" + name); err != nil {
 			delete(files, name)
 			return err

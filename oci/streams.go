@@ -58,7 +58,8 @@ func (m *maker) fifo(name string) (inside, outside *os.File, err error) {
 		return nil, nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
 	// Its owner is the container's user, who may open /dev/stdout anew.
-	if err := os.Chown(path, int(m.spec.Process.User.UID), int(m.spec.Process.User.GID)); err != nil {
+	uid, gid := hostUser(m.bundle.IDs, m.spec.Process.User)
+	if err := os.Chown(path, uid, gid); err != nil {
 		return nil, nil, err
 	}
 	in, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -91,7 +92,8 @@ func (m *maker) makeStdin() error {
 	}
 	m.give(keeper.FDStdin, os.NewFile(uintptr(p[0]), keeper.FDStdin))
 	m.out.keep[keeper.FDStdin] = os.NewFile(uintptr(p[1]), keeper.FDStdin)
-	return unix.Fchown(p[0], int(m.spec.Process.User.UID), int(m.spec.Process.User.GID))
+	uid, gid := hostUser(m.bundle.IDs, m.spec.Process.User)
+	return unix.Fchown(p[0], uid, gid)
 }
 
 func (m *maker) makeTerminal() error {
@@ -110,7 +112,8 @@ func (m *maker) makeTerminal() error {
 	}
 	m.give("tty", slave)
 	m.out.keep[keeper.FDTTY] = master
-	if err := unix.Fchown(int(slave.Fd()), int(m.spec.Process.User.UID), -1); err != nil {
+	uid, _ := hostUser(m.bundle.IDs, m.spec.Process.User)
+	if err := unix.Fchown(int(slave.Fd()), uid, -1); err != nil {
 		return fmt.Errorf("cannot give terminal to user: %w", err)
 	}
 	if s := m.spec.Process.ConsoleSize; s != nil {

@@ -83,7 +83,7 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 	}
 	ctr := Container{ID: id, PodID: p.ID, BootID: m.cfg.BootID, Config: Message[*runtimeapi.ContainerConfig]{c}, CreatedAt: time.Now(),
 		Image:  ImageUse{ID: img.ID, Name: c.GetImage().GetImage(), Layers: img.Layers},
-		Bundle: oci.Bundle{ID: id, PodID: p.ID, Lowers: m.cfg.Images.LayerPaths(img), LogPath: spec.LogPath(p.Config.Of, c), Stdin: c.GetStdin(), MakeSources: m.policy.Load().MakeSources}}
+		Bundle: oci.Bundle{ID: id, PodID: p.ID, Lowers: m.cfg.Images.LayerPaths(img), LogPath: spec.LogPath(p.Config.Of, c), Stdin: c.GetStdin(), MakeSources: m.policy.Load().MakeSources, IDs: p.ids()}}
 	var err error
 	if ctr.Stop.Number, ctr.Stop.CRI, err = spec.StopSignal(c, img.Config.Config); err != nil {
 		m.cfg.Images.Release(id)

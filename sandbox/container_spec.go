@@ -74,7 +74,7 @@ func (n *newContainer) files(ctx context.Context, rootfs *os.File) (spec.Files, 
 	}
 	for i, dst := range spec.Volumes(n.ctr.Config.Of, n.image.Config.Config) {
 		dir := n.volumeDir(n.ctr.ID, i)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := n.makeVolume(dir); err != nil {
 			return f, err
 		}
 		if err := mount.CopyUp(ctx, rootfs, dst, dir); err != nil {
@@ -85,11 +85,21 @@ func (n *newContainer) files(ctx context.Context, rootfs *os.File) (spec.Files, 
 	return f, nil
 }
 
+// makeVolume makes the directory of a volume, which is the container's root's.
+func (n *newContainer) makeVolume(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil || n.pod.ids().IsZero() {
+		return err
+	}
+	uid, gid := n.pod.ids().Root()
+	return os.Chown(dir, uid, gid)
+}
+
 // namespaces says where the container lives. Those of the pod are held by
 // descriptors; the paths here are their names in the spec, and only the network
 // namespace's can be opened.
 func (n *newContainer) namespaces() (spec.Namespaces, error) {
-	ns := spec.Namespaces{Network: n.NetNSPath(n.pod.ID), IPC: n.podFile(n.pod.ID, "ns/ipc"), UTS: n.podFile(n.pod.ID, "ns/uts")}
+	ns := spec.Namespaces{Network: n.NetNSPath(n.pod.ID), IPC: n.podFile(n.pod.ID, "ns/ipc"), UTS: n.podFile(n.pod.ID, "ns/uts"),
+		User: n.podFile(n.pod.ID, "ns/user")}
 	if n.pod.hostNetwork() {
 		ns.Network, ns.UTS = spec.NodeNamespace, spec.NodeNamespace
 	}

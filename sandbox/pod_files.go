@@ -42,7 +42,12 @@ func (u *podUp) writeFiles(context.Context) error {
 }
 
 func (u *podUp) write(name string, content []byte) error {
-	return os.WriteFile(u.podFile(u.pod.ID, name), content, 0o644)
+	path := u.podFile(u.pod.ID, name)
+	if err := os.WriteFile(path, content, 0o644); err != nil || u.pod.ids().IsZero() {
+		return err
+	}
+	uid, gid := u.pod.ids().Root() // who may change them as in any other pod
+	return os.Chown(path, uid, gid)
 }
 
 // resolvConf is what the request says, in its order, else the node's own file.

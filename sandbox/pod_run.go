@@ -23,6 +23,9 @@ func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, ha
 	if err := spec.ValidateSandbox(c); err != nil {
 		return "", err
 	}
+	if err := m.checkUsers(c); err != nil {
+		return "", err
+	}
 	if handler != "" {
 		return "", fmt.Errorf("runtime handler %q is not known; the only one is the default, \"\": %w", handler, spec.ErrInvalid)
 	}
@@ -183,23 +186,15 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 	}
 	now, later := netns.SplitSysctls(sysctls)
 	u.later = later
-	files := map[string]*os.File{}
-	if !u.pod.hostNetwork() || !u.pod.hostIPC() {
-		set, err := u.spaces.ahead.New(ctx, netns.Options{
-			NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
-			Hostname: u.pod.hostname(), Sysctls: now,
-		})
-		if err != nil {
-			return err
-		}
-		for name, f := range map[string]*os.File{"net": set.Net, "ipc": set.IPC, "uts": set.UTS} {
-			if f != nil {
-				files[name] = f
-			}
-		}
+	files, err := u.newNamespaces(ctx, netns.Options{
+		NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
+		Hostname: u.pod.hostname(), Sysctls: now,
+	})
+	if err != nil {
+		return err
 	}
 	if !u.pod.hostIPC() {
-		shm, err := u.newShm()
+		shm, err := u.newShm(&u.pod)
 		if err != nil {
 			closeFiles(files)
 			return err
@@ -210,8 +205,10 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 }
 
 // newShm makes a pod's /dev/shm.
-func (m *Manager) newShm() (*os.File, error) {
-	return mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+func (m *Manager) newShm(p *Pod) (*os.File, error) {
+	uid, gid := p.ids().Root()
+	return mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, UID: uid, GID: gid,
+		Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
 }
 
 // dropNamespaces lets go of the last references, in its turn: many at a time

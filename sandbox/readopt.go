@@ -81,6 +81,9 @@ func (m *Manager) filesOfRunning(p *Pod) map[string]*os.File {
 	if p.hostNetwork() {
 		drop("uts")
 	}
+	if p.ids().IsZero() {
+		drop("user")
+	}
 	return files
 }
 
@@ -93,13 +96,16 @@ func (m *Manager) fillPodFiles(ctx context.Context, p *Pod, files map[string]*os
 		}
 		files["net"] = net
 	}
-	if err := fillNamespaces(ctx, p, files); err != nil {
+	if err := m.fillUsers(ctx, p, files); err != nil {
+		return err
+	}
+	if err := m.fillNamespaces(ctx, p, files); err != nil {
 		return err
 	}
 	if p.hostIPC() || files["shm"] != nil {
 		return nil
 	}
-	shm, err := m.newShm()
+	shm, err := m.newShm(p)
 	if err != nil {
 		return err
 	}
@@ -108,7 +114,7 @@ func (m *Manager) fillPodFiles(ctx context.Context, p *Pod, files map[string]*os
 }
 
 // fillNamespaces makes those anew that are missing, all but the network's.
-func fillNamespaces(ctx context.Context, p *Pod, files map[string]*os.File) error {
+func (m *Manager) fillNamespaces(ctx context.Context, p *Pod, files map[string]*os.File) error {
 	opts := netns.Options{NoNet: true, IPC: !p.hostIPC() && files["ipc"] == nil, UTS: !p.hostNetwork() && files["uts"] == nil}
 	if !opts.IPC && !opts.UTS {
 		return nil
@@ -123,14 +129,15 @@ func fillNamespaces(ctx context.Context, p *Pod, files map[string]*os.File) erro
 	// The network's are set already; it is the same as before.
 	maps.DeleteFunc(sysctls, func(key, _ string) bool { return strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "net/") })
 	opts.Sysctls = sysctls
+	if ids := p.ids(); !ids.IsZero() {
+		made, err := m.namespacesOf(ctx, p.ID, opts, oci.NamespaceSet{IDs: ids, Join: files["user"]})
+		maps.Copy(files, made)
+		return err
+	}
 	set, err := netns.New(ctx, opts)
 	if err != nil {
 		return err
 	}
-	for name, f := range map[string]*os.File{"ipc": set.IPC, "uts": set.UTS} {
-		if f != nil {
-			files[name] = f
-		}
-	}
+	maps.Copy(files, set.Files())
 	return nil
 }

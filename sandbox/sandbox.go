@@ -66,6 +66,8 @@ type Runtime interface {
 	Prepare(ctx context.Context, b oci.Bundle, rootfs *os.File) error
 	Start(ctx context.Context, b oci.Bundle) (oci.Started, error)
 	Exec(ctx context.Context, e oci.Exec) (*oci.Session, error)
+	// UserNamespaces makes a pod's user namespace and others in it, by name.
+	UserNamespaces(ctx context.Context, podID string, set oci.NamespaceSet) (map[string]*os.File, error)
 	// Delete ends the container's processes and takes away what Prepare and
 	// Start made. It needs id and cgroup only, and is safe when there is nothing.
 	Delete(ctx context.Context, id, cgroup string) error

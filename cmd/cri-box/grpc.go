@@ -34,7 +34,7 @@ func (d *daemon) newServer() *grpc.Server {
 		grpc.ChainUnaryInterceptor(d.metrics.Unary, cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(d.metrics.Stream, cri.InterceptStream, d.waitRecoveredStream))
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
-		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), MountAttributes: mount.Detect().SetAttr, Info: d.info}).Register(server)
+		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), MountAttributes: mount.Detect().SetAttr, UserNamespaces: d.sandboxes.UserNamespaces(), Info: d.info}).Register(server)
 	return server
 }
 

@@ -166,10 +166,13 @@ func (d *daemon) openRuntime(context.Context) (err error) {
 	return err
 }
 
-func (d *daemon) openSandboxes(context.Context) error {
+func (d *daemon) openSandboxes(ctx context.Context) error {
 	host, err := oci.HostFacts(d.groups)
 	if err != nil {
 		return err
+	}
+	if err := d.runtime.TryUserNamespaces(ctx); err != nil {
+		host.NoUserNamespaces = err.Error()
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 
@@ -30,6 +31,9 @@ type Options struct {
 	// belong to a namespace that is made; SplitSysctls separates those that have
 	// to wait for the pod's interface.
 	Sysctls map[string]string
+	// Owner is the host's id of the root of the user namespace that the namespaces
+	// belong to, 0 for the host's. Only he may write all of their sysctls.
+	Owner int
 }
 
 // A Set holds a pod's namespaces. The files are the caller's, close-on-exec, and
@@ -48,6 +52,13 @@ func (s *Set) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Files are those of the set by name: net, ipc, uts. They stay the set's.
+func (s *Set) Files() map[string]*os.File {
+	files := map[string]*os.File{"net": s.Net, "ipc": s.IPC, "uts": s.UTS}
+	maps.DeleteFunc(files, func(_ string, f *os.File) bool { return f == nil })
+	return files
 }
 
 // New makes the namespaces, with lo up, hostname and sysctls set. When ctx ends
@@ -202,7 +213,28 @@ func settle(opts Options) error {
 			return fmt.Errorf("cannot set hostname %q: %w", opts.Hostname, err)
 		}
 	}
+	if opts.Owner != 0 && len(opts.Sysctls) > 0 {
+		if err := becomeOwner(opts.Owner); err != nil {
+			return err
+		}
+	}
 	return writeSysctls(opts.Sysctls)
+}
+
+// becomeOwner gives the calling thread, which nobody uses afterwards, the user
+// who may write a user namespace's IPC sysctls, whatever else he may do; the
+// network's take CAP_NET_ADMIN, which it keeps (ipc/ipc_sysctl.c,
+// net/sysctl_net.c).
+func becomeOwner(uid int) error {
+	const noSetuidFixup = 1 << 2
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot keep capabilities: %w", err)
+	}
+	// Not through Go's own, which changes all threads.
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+		return fmt.Errorf("cannot become user %d: %w", uid, errno)
+	}
+	return nil
 }
 
 // loopbackUp brings lo up by ioctl, which needs no netlink socket; the kernel

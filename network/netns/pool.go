@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,7 @@ func (p *Pool) New(ctx context.Context, opts Options) (*Set, error) {
 	if set == nil {
 		return New(ctx, opts)
 	}
-	if err := set.furnish(opts); err != nil {
+	if err := set.settle(opts, settle); err != nil {
 		set.Close()
 		return nil, err
 	}
@@ -110,19 +111,32 @@ func (p *Pool) Close() {
 	}
 }
 
-// furnish sets hostname and sysctls from inside namespaces that were made ahead.
-func (s *Set) furnish(opts Options) error {
+// Furnish does what New does in namespaces that others made: lo up, hostname and
+// sysctls set.
+func (s *Set) Furnish(opts Options) error {
+	if err := opts.check(); err != nil {
+		return err
+	}
+	return s.settle(opts, furnish)
+}
+
+// settle runs do inside the namespaces of the set.
+func (s *Set) settle(opts Options, do func(Options) error) error {
 	done := make(chan error, 1)
 	onOwnThread(func() {
-		for _, ns := range []struct{ fd, kind int }{
-			{int(s.Net.Fd()), unix.CLONE_NEWNET}, {int(s.IPC.Fd()), unix.CLONE_NEWIPC}, {int(s.UTS.Fd()), unix.CLONE_NEWUTS},
-		} {
-			if err := unix.Setns(ns.fd, ns.kind); err != nil {
+		for _, ns := range []struct {
+			file *os.File
+			kind int
+		}{{s.Net, unix.CLONE_NEWNET}, {s.IPC, unix.CLONE_NEWIPC}, {s.UTS, unix.CLONE_NEWUTS}} {
+			if ns.file == nil {
+				continue
+			}
+			if err := unix.Setns(int(ns.file.Fd()), ns.kind); err != nil {
 				done <- fmt.Errorf("cannot enter pod namespaces: %w", err)
 				return
 			}
 		}
-		done <- settle(opts)
+		done <- do(opts)
 	})
 	return <-done
 }

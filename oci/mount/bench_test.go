@@ -49,7 +49,7 @@ func BenchmarkMakePoint(b *testing.B) {
 	for _, p := range []string{"/etc/hosts", "/proc", "/var/run/secrets"} {
 		b.Run(p, func(b *testing.B) {
 			for b.Loop() {
-				if _, err := MakePoint(root, p, p != "/etc/hosts"); err != nil {
+				if _, err := MakePoint(root, p, p != "/etc/hosts", Owner{}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -29,6 +29,9 @@ type Features struct {
 	Volatile bool
 	// CloneDetached: what lies on a detached mount can be cloned (Clone).
 	CloneDetached bool
+	// DetachedLayers: an overlay takes layers that are on a detached mount, as
+	// id-mapped ones are.
+	DetachedLayers bool
 	// SetAttr: attributes of mounts can be changed, also recursively. Without it
 	// read-only volumes and cri-box as a whole do not work.
 	SetAttr bool
@@ -42,6 +45,7 @@ var Detect = sync.OnceValue(func() Features {
 		return f
 	}
 	defer dir.Close()
+	f.DetachedLayers = f.Layers == LayersByFD && takesDetached(dir)
 	f.SetAttr = SetAttr(dir, Attr{RecursiveReadOnly: true, Propagation: Private}) == nil
 	if again, err := Clone(dir, true); err == nil {
 		f.CloneDetached = true
@@ -71,6 +75,29 @@ func layerMode() LayerMode {
 		return LayersByPath
 	}
 	return LayersByMount
+}
+
+// takesDetached tries an overlay of two directories of a detached mount.
+func takesDetached(dir *os.File) bool {
+	c := newContext("overlay")
+	defer c.close()
+	for _, name := range []string{"a", "b"} {
+		if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
+			return false
+		}
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		defer unix.Close(fd)
+		c.setFD("lowerdir+", fd)
+	}
+	f, err := c.mount(0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }
 
 func overlayTakes(flag string) bool {

@@ -23,6 +23,9 @@ type OverlayOptions struct {
 	// ReadOnly makes the mount read-only. Mount points that are missing can then
 	// no longer be made; to make them first, mount writable and use SetAttr.
 	ReadOnly bool
+	// Users, if set, is a user namespace: ids in the lowers are its own, not the
+	// host's. Upper and work must belong to its root. It stays the caller's.
+	Users *os.File
 }
 
 // Overlay mounts the directories lowers, the top one first, below upper. work
@@ -38,20 +41,24 @@ func Overlay(lowers []string, upper, work string, o OverlayOptions) (*os.File, e
 	case (upper == "") != (work == ""):
 		return nil, errors.New("cannot mount overlay: upper and work directory come together")
 	case upper == "" && len(lowers) == 1:
-		return readOnlyClone(lowers[0])
+		return readOnlyClone(lowers[0], o.Users)
 	}
 	if err := forgetVolatile(work); err != nil {
 		return nil, err
 	}
 	o.Volatile = o.Volatile && upper != "" && Detect().Volatile
-	return overlay(Detect().Layers, lowers, upper, work, o)
+	mode := Detect().Layers
+	if o.Users != nil && !Detect().DetachedLayers {
+		mode = LayersByMount
+	}
+	return overlay(mode, lowers, upper, work, o)
 }
 
 func overlay(mode LayerMode, lowers []string, upper, work string, o OverlayOptions) (*os.File, error) {
 	if mode == LayersByMount {
 		return overlayByMount(lowers, upper, work, o)
 	}
-	layers, err := openLayers(lowers, upper, work)
+	layers, err := openLayers(lowers, upper, work, o.Users)
 	if err != nil {
 		return nil, err
 	}
@@ -90,17 +97,14 @@ func (o OverlayOptions) attrs() int {
 type layers struct {
 	lower       []int
 	upper, work int
+	mapped      []*os.File // id-mapped mounts that the lower ones are on
 }
 
-func openLayers(lowers []string, upper, work string) (*layers, error) {
+func openLayers(lowers []string, upper, work string, users *os.File) (*layers, error) {
 	l := &layers{upper: -1, work: -1}
-	for _, dir := range lowers {
-		fd, err := openDir(dir)
-		if err != nil {
-			l.close()
-			return nil, err
-		}
-		l.lower = append(l.lower, fd)
+	if err := l.openLower(lowers, users); err != nil {
+		l.close()
+		return nil, err
 	}
 	if upper == "" {
 		return l, nil
@@ -115,7 +119,29 @@ func openLayers(lowers []string, upper, work string) (*layers, error) {
 	return l, nil
 }
 
+func (l *layers) openLower(lowers []string, users *os.File) error {
+	open := openDir
+	if users != nil {
+		m, err := l.mapStack(lowers, users)
+		if err != nil {
+			return err
+		}
+		open = m.open
+	}
+	for _, dir := range lowers {
+		fd, err := open(dir)
+		if err != nil {
+			return err
+		}
+		l.lower = append(l.lower, fd)
+	}
+	return nil
+}
+
 func (l *layers) close() {
+	for _, f := range l.mapped {
+		f.Close()
+	}
 	for _, fd := range append(l.lower, l.upper, l.work) {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -133,10 +159,16 @@ func openDir(dir string) (int, error) {
 	return fd, nil
 }
 
-func readOnlyClone(dir string) (*os.File, error) {
+func readOnlyClone(dir string, users *os.File) (*os.File, error) {
 	f, err := BindOwn(dir)
 	if err != nil {
 		return nil, err
+	}
+	if users != nil {
+		if err := MapIDs(f, users); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	if err := SetAttr(f, Attr{ReadOnly: true}); err != nil {
 		f.Close()
@@ -193,7 +225,7 @@ func overlayInNamespace(lowers []string, upper, work string, o OverlayOptions) (
 		return nil, fmt.Errorf("cannot make mounts private: %w", err)
 	}
 	// The layers must belong to this namespace: open them here.
-	layers, err := openLayers(lowers, upper, work)
+	layers, err := openLayersHere(lowers, upper, work, o.Users)
 	if err != nil {
 		return nil, err
 	}

@@ -17,24 +17,31 @@ import (
 // followed inside the root, also those whose target is still missing, as
 // /etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf in an image. It
 // returns the path without symbolic links: mount there, not on dest.
-func MakePoint(root *os.File, dest string, dir bool) (string, error) {
-	return makePoint(root, dest, dir, false)
+func MakePoint(root *os.File, dest string, dir bool, o Owner) (string, error) {
+	return makePoint(root, dest, dir, walkOptions{missing: o.missing(dir)})
+}
+
+// An Owner is whom what is made belongs to, as the host counts: root where there
+// is no user namespace.
+type Owner struct{ UID, GID int }
+
+func (o Owner) missing(dir bool) func(int, string, bool) error {
+	if dir {
+		return makeDirs(0o755, o.UID, o.GID)
+	}
+	return o.makeDirsAndFile
 }
 
 // MakePlainPoint is MakePoint for the directories that make a container safe,
 // /proc, /sys and /dev: a symbolic link in an image must not move them.
-func MakePlainPoint(root *os.File, dest string) error {
-	_, err := makePoint(root, dest, true, true)
+func MakePlainPoint(root *os.File, dest string, o Owner) error {
+	_, err := makePoint(root, dest, true, walkOptions{missing: o.missing(true), plain: true})
 	return err
 }
 
-func makePoint(root *os.File, dest string, dir, plain bool) (string, error) {
+func makePoint(root *os.File, dest string, dir bool, o walkOptions) (string, error) {
 	defer runtime.KeepAlive(root)
-	missing := makeDirs(0o755, 0, 0)
-	if !dir {
-		missing = makeDirsAndFile
-	}
-	w, err := walkIn(root, dest, walkOptions{missing: missing, plain: plain})
+	w, err := walkIn(root, dest, o)
 	if err != nil {
 		return "", fmt.Errorf("cannot make mount point %s: %w", dest, err)
 	}
@@ -95,9 +102,9 @@ func makeDirs(mode uint32, uid, gid int) func(int, string, bool) error {
 }
 
 // makeDirsAndFile makes the last name that a walk misses as an empty file.
-func makeDirsAndFile(dir int, name string, last bool) error {
+func (o Owner) makeDirsAndFile(dir int, name string, last bool) error {
 	if !last {
-		return makeDirs(0o755, 0, 0)(dir, name, false)
+		return makeDirs(0o755, o.UID, o.GID)(dir, name, false)
 	}
 	fd, err := again(func() (int, error) {
 		return unix.Openat(dir, name, unix.O_RDONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
@@ -105,7 +112,11 @@ func makeDirsAndFile(dir int, name string, last bool) error {
 	if err != nil {
 		return err
 	}
-	return unix.Close(fd)
+	defer unix.Close(fd)
+	if o == (Owner{}) {
+		return nil
+	}
+	return unix.Fchown(fd, o.UID, o.GID)
 }
 
 // ReadFileIn reads the regular file at path inside the detached root, such as

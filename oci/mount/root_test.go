@@ -49,7 +49,7 @@ func TestMakePoint(t *testing.T) {
 		"file through a link": {[]string{"lib->usr/lib", "usr/lib/x=y"}, "/lib/x", false, "/usr/lib/x"},
 	} {
 		root, _ := rootfs(t, test.have...)
-		got, err := MakePoint(root, test.dest, test.dir)
+		got, err := MakePoint(root, test.dest, test.dir, Owner{})
 		if err != nil {
 			got = err.Error()
 		}
@@ -63,7 +63,7 @@ func TestMakePoint(t *testing.T) {
 		if isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR; isDir != test.dir {
 			t.Errorf("%s: mode %o", name, st.Mode)
 		}
-		if again, err := MakePoint(root, test.dest, test.dir); again != got {
+		if again, err := MakePoint(root, test.dest, test.dir, Owner{}); again != got {
 			t.Errorf("%s: the second time %s, %v", name, again, err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestMakePoint(t *testing.T) {
 
 func TestMadeDirectoriesAreOpenToAll(t *testing.T) {
 	root, _ := rootfs(t)
-	if _, err := MakePoint(root, "/a/b", true); err != nil {
+	if _, err := MakePoint(root, "/a/b", true, Owner{}); err != nil {
 		t.Fatal(err)
 	}
 	if st := stat(t, root, "a"); st.Mode&0o7777 != 0o755 {
@@ -82,11 +82,11 @@ func TestMadeDirectoriesAreOpenToAll(t *testing.T) {
 func TestMakePlainPoint(t *testing.T) {
 	root, _ := rootfs(t, "dev->/tmp", "tmp/", "proc/")
 	for _, name := range []string{"/proc", "/sys"} {
-		if err := MakePlainPoint(root, name); err != nil {
+		if err := MakePlainPoint(root, name, Owner{}); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := MakePlainPoint(root, "/dev"); err == nil || !strings.Contains(err.Error(), "/dev is a symbolic link") {
+	if err := MakePlainPoint(root, "/dev", Owner{}); err == nil || !strings.Contains(err.Error(), "/dev is a symbolic link") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestRace(t *testing.T) {
 	}()
 	made := 0
 	for range 3000 {
-		if _, err := MakePoint(root, "/a/b/c", true); err == nil {
+		if _, err := MakePoint(root, "/a/b/c", true, Owner{}); err == nil {
 			made++
 		}
 		ReadFileIn(root, "/a/b/secret", 10)
@@ -143,7 +143,7 @@ func TestMagicLinks(t *testing.T) {
 			t.Errorf("%s gave %d bytes", p, len(data))
 		}
 	}
-	if _, err := MakePoint(proc, "self/root/tmp/x", true); err == nil {
+	if _, err := MakePoint(proc, "self/root/tmp/x", true, Owner{}); err == nil {
 		t.Error("made a directory through self/root")
 	}
 }

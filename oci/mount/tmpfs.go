@@ -46,8 +46,8 @@ func EmptyReadOnlyDir() (*os.File, error) {
 	return f, nil
 }
 
-// Devpts returns a new devpts instance, whose terminals belong to group gid
-// (usually 5, tty).
+// Devpts returns a new devpts instance, whose terminals belong to the host's
+// group gid (without a user namespace 5, tty).
 func Devpts(gid int) (*os.File, error) {
 	c := newContext("devpts")
 	c.set("source", "devpts")

@@ -16,7 +16,7 @@ import (
 //	mount.<i>            spec.Mounts[i], a detached mount with all its attributes; not for
 //	                     those that the child makes itself (see Made)
 //	cgroup.<controller>  see CgroupMounts
-//	ns.net ns.ipc ns.uts ns.pid   for each of these in the spec that has a path
+//	ns.net ns.ipc ns.uts ns.pid ns.user   for each of these in the spec that has a path
 //	mask.file mask.dir   what covers masked paths: detached mounts of /dev/null and of
 //	                     an empty read-only tmpfs; only with masked paths
 //	stdin stdout stderr  without a terminal
@@ -58,6 +58,8 @@ type ContainerInput struct {
 // clones at the end, when it has no more rights than the container: its pid is
 // at PageInnerPID of the report page. Those two do not share memory, nor do they
 // with the spawner (Fork): CAP_SYS_PTRACE inside reaches the inner one's.
+//
+// A user namespace is joined, last of all (user.go).
 func Container(in ContainerInput) (*Program, error) {
 	l, err := newList("container "+in.ID, in.Arch)
 	if err != nil {
@@ -70,6 +72,9 @@ func Container(in ContainerInput) (*Program, error) {
 	c.namespaces()
 	s := &starter{list: l, process: in.Spec.Process, linux: in.Spec.Linux, filter: in.Filter,
 		lastCap: in.LastCap, inner: c.paths[specs.PIDNamespace]}
+	if c.paths[specs.UserNamespace] {
+		s.users, s.ownMounts = "ns.user", c.ownMounts()
+	}
 	l.Cgroup = in.CgroupV2
 	l.Fork = s.inner
 
@@ -77,7 +82,7 @@ func Container(in ContainerInput) (*Program, error) {
 	c.join()
 	s.session()
 	c.root()
-	c.mounts()
+	c.asPodRoot(c.mounts)
 	s.inside()
 	s.rights()
 	s.execute()
@@ -97,8 +102,6 @@ func (in *ContainerInput) check() error {
 		return errors.New("the spec has no process or no linux section")
 	case in.Spec.Linux.Seccomp != nil && in.Filter.IsZero():
 		return errors.New("the spec has a seccomp profile, but no compiled filter was given")
-	case len(in.Spec.Linux.UIDMappings)+len(in.Spec.Linux.GIDMappings) > 0:
-		return errors.New("linux.uidMappings: user namespaces are not supported")
 	case in.Spec.Linux.TimeOffsets != nil:
 		return errors.New("linux.timeOffsets: time namespaces are not supported")
 	}
@@ -133,10 +136,15 @@ func (c *container) namespaces() {
 			if ns.Path != "" {
 				c.fail("linux.namespaces: a %s namespace cannot be joined, only made", ns.Type)
 			}
+		case specs.UserNamespace:
+			if ns.Path == "" {
+				c.fail("linux.namespaces: a user namespace can only be joined: it needs a path")
+			}
 		default:
 			c.fail("linux.namespaces: %s namespaces are not supported", ns.Type)
 		}
 	}
+	c.checkMappings()
 	for _, ns := range sharedNamespaces {
 		if joined, asked := c.paths[ns.kind]; asked && !joined {
 			c.Clone |= ns.flag

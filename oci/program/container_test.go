@@ -39,7 +39,10 @@ func TestContainerErrors(t *testing.T) {
 		"CAP_SYSLOG|CAP_BPF is effective or ambient but not permitted": func(s *specs.Spec, _ *ContainerInput) {
 			s.Process.Capabilities.Ambient = []string{"CAP_BPF", "CAP_SYSLOG"}
 		},
-		"linux.namespaces: user namespaces are not supported":             func(s *specs.Spec, _ *ContainerInput) { s.Linux.Namespaces[2].Type = "user" },
+		"linux.namespaces: a user namespace can only be joined: it needs a path": func(s *specs.Spec, _ *ContainerInput) { s.Linux.Namespaces[2] = specs.LinuxNamespace{Type: "user"} },
+		"linux.namespaces has a user namespace and linux.uidMappings and gidMappings, or none of them": func(s *specs.Spec, _ *ContainerInput) {
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
+		},
 		"linux.namespaces has pid twice":                                  func(s *specs.Spec, _ *ContainerInput) { s.Linux.Namespaces[2].Type = "pid" },
 		"linux.namespaces: a mount namespace cannot be joined, only made": func(s *specs.Spec, _ *ContainerInput) { s.Linux.Namespaces[4].Path = "/x" },
 		"nothing can be mounted below /proc":                              func(s *specs.Spec, _ *ContainerInput) { s.Mounts[1].Destination = "/tmp/../proc/self/attr" },

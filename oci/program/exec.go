@@ -42,6 +42,9 @@ func Exec(in ExecInput) (*Program, error) {
 	}
 	flags, names, inner := in.namespaces()
 	s := &starter{list: l, process: in.Process, linux: in.Spec.Linux, filter: in.Filter, lastCap: in.LastCap, inner: inner}
+	if hasNamespace(in.Spec, specs.UserNamespace) {
+		s.users = "container"
+	}
 	l.Cgroup = in.CgroupV2
 	l.Fork = inner
 

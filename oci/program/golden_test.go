@@ -24,6 +24,9 @@ type goldenInput struct {
 	Container *ContainerInput `json:"container,omitempty"`
 	Exec      *ExecInput      `json:"exec,omitempty"`
 	Open      []TreeRequest   `json:"open,omitempty"`
+
+	Namespaces *NamespacesInput `json:"namespaces,omitempty"`
+	Init       *InitInput       `json:"init,omitempty"`
 }
 
 func (in goldenInput) compile(arch string) (*Program, error) {
@@ -43,6 +46,14 @@ func (in goldenInput) compile(arch string) (*Program, error) {
 			return nil, err
 		}
 		return Exec(e)
+	case in.Namespaces != nil:
+		n := *in.Namespaces
+		n.Arch = arch
+		return Namespaces(n)
+	case in.Init != nil:
+		i := *in.Init
+		i.Arch = arch
+		return Init(i)
 	}
 	return OpenTrees(arch, in.Open)
 }

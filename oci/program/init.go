@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ type InitInput struct {
 	ID   string
 	Arch string
 	// Namespaces names those of the pod that the init joins: ns.net, ns.ipc,
-	// ns.uts.
+	// ns.uts, ns.user.
 	Namespaces []string
 	// CgroupV2, TasksFDs and LastCap are as in ContainerInput.
 	CgroupV2 string
@@ -48,6 +49,10 @@ func Init(in InitInput) (*Program, error) {
 	c.root()
 	s.stdio()
 	l.call("keep the executable", "dup3", l.FD("exe"), Int(3), Flag(unix.O_CLOEXEC, "O_CLOEXEC"))
+	if slices.Contains(in.Namespaces, "ns.user") {
+		s.users = "ns.user"
+	}
+	s.enterUsers()
 	l.call("close all other descriptors", "close_range", Int(4), Flag(0xffffffff, "~0"), Int(0))
 	s.rights()
 	l.call("execute the init", "execveat", Int(3), l.Str(""), l.vec([]string{"cri-box-init"}, `["cri-box-init"]`), l.vec(nil, "[]"),

@@ -22,6 +22,9 @@ type starter struct {
 	lastCap int
 	inner   bool // others live in the pid namespace: an inner clone executes
 	cwd     Reg  // negative: the working directory was closed to root
+
+	users     string // the descriptor that leads to the user namespace, "" for none
+	ownMounts uint64 // namespaces to make again in there
 }
 
 func checkProcess(p *specs.Process) error {
@@ -93,6 +96,7 @@ func (s *starter) inside() {
 	if m := s.process.User.Umask; m != nil && *m != 0o022 {
 		s.call("set the umask", "umask", Flag(uint64(*m), fmt.Sprintf("%04o", *m)))
 	}
+	s.enterUsers()
 	s.call("close all other descriptors", "close_range", Int(3), Flag(0xffffffff, "~0"), Int(0))
 }
 

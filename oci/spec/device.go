@@ -44,6 +44,13 @@ func devices(in Input, mounts []specs.Mount) []specs.LinuxDevice {
 	for _, d := range defaultDevices {
 		put(defaultDevice(d.path, d.major, d.minor))
 	}
+	if !SandboxIDs(in.Sandbox).IsZero() {
+		// These are the pod's root's. A node of the host keeps the host's owners: with
+		// root's rights on a disk the pod would have the host's.
+		for i := range list {
+			list[i].UID, list[i].GID = nil, nil
+		}
+	}
 	if in.privileged() {
 		for _, d := range in.Host.Devices {
 			own := slices.ContainsFunc(ownDevices, func(p string) bool { return within(d.Path, p) })

@@ -17,6 +17,9 @@ type Host struct {
 	AppArmor          bool // the kernel enforces AppArmor
 	RecursiveReadOnly bool // mount_setattr(2) takes AT_RECURSIVE, Linux 5.12
 
+	// NoUserNamespaces says why pods cannot have user namespaces, "" if they can.
+	NoUserNamespaces string
+
 	// HugePageSizes are the sizes the hugetlb controller limits, such as "2MB".
 	HugePageSizes []string
 	// Capabilities are those the daemon may give away, as CapabilityNames writes

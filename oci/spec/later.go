@@ -42,14 +42,8 @@ func apparmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (runtimeapi.S
 func checkUnsupported(c *runtimeapi.ContainerConfig, wrong *findings) {
 	sc := c.GetLinux().GetSecurityContext()
 	checkSELinux(sc.GetSelinuxOptions(), wrong)
-	checkUserNamespace(sc.GetNamespaceOptions().GetUsernsOptions(), wrong)
 	for i, d := range c.GetCDIDevices() {
 		wrong.add("CDI_devices[%d] %q: CDI devices are not supported yet", i, d.GetName())
-	}
-	for i, m := range c.GetMounts() {
-		if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
-			wrong.add("mounts[%d].uidMappings and gidMappings: id-mapped mounts are not supported yet", i)
-		}
 	}
 	if c.GetWindows() != nil {
 		wrong.add("windows: this node runs Linux containers")
@@ -59,22 +53,5 @@ func checkUnsupported(c *runtimeapi.ContainerConfig, wrong *findings) {
 func checkSELinux(o *runtimeapi.SELinuxOption, wrong *findings) {
 	if o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() != "" {
 		wrong.add("linux.security_context.selinux_options: SELinux labels are not supported yet")
-	}
-}
-
-func checkUserNamespace(o *runtimeapi.UserNamespace, wrong *findings) {
-	if o == nil {
-		return
-	}
-	const at = "linux.security_context.namespace_options.userns_options"
-	switch o.GetMode() {
-	case runtimeapi.NamespaceMode_NODE:
-		if len(o.GetUids())+len(o.GetGids()) > 0 {
-			wrong.add(at + ": mode NODE has no uids and gids")
-		}
-	case runtimeapi.NamespaceMode_POD:
-		wrong.add(at + ".mode POD: user namespaces are not supported yet; use NODE")
-	default:
-		wrong.add(at+".mode %s is not POD or NODE", o.GetMode())
 	}
 }

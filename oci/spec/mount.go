@@ -134,7 +134,9 @@ func criMounts(in Input) ([]specs.Mount, error) {
 			return nil, invalid("mounts[%d].recursive_read_only needs Linux 5.12 on the node; use readonly alone", i)
 		}
 		options := append([]string{propagation(m.GetPropagation()), access(m)}, m.GetMountOptions()...)
-		list = append(list, bind(path.Clean(m.GetContainerPath()), source, options...))
+		mt := bind(path.Clean(m.GetContainerPath()), source, options...)
+		mt.UIDMappings, mt.GIDMappings = mappings(m.GetUidMappings()), mappings(m.GetGidMappings())
+		list = append(list, mt)
 	}
 	return list, nil
 }

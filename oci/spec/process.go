@@ -19,6 +19,9 @@ func process(in Input) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMapped(user.spec(), SandboxIDs(in.Sandbox)); err != nil {
+		return nil, err
+	}
 	env, err := environment(in, user.Home)
 	if err != nil {
 		return nil, err

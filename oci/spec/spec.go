@@ -58,6 +58,8 @@ type Namespaces struct {
 	IPC     string
 	UTS     string
 	PID     string
+	// User is the name of the pod's user namespace; used only if it has one.
+	User string
 }
 
 // Files are the host's side of the mounts that the pod brings along.
@@ -134,6 +136,8 @@ func linux(in Input, caps *specs.LinuxCapabilities, mounts []specs.Mount) (*spec
 		Seccomp:           seccomp,
 		RootfsPropagation: rootfsPropagation(in.Config.GetMounts()),
 	}
+	ids := SandboxIDs(in.Sandbox)
+	l.UIDMappings, l.GIDMappings = ids.UIDs, ids.GIDs
 	if !in.privileged() {
 		l.MaskedPaths = cleanAll(in.security().GetMaskedPaths())
 		l.ReadonlyPaths = cleanAll(in.security().GetReadonlyPaths())
@@ -162,6 +166,12 @@ func namespaces(in Input) ([]specs.LinuxNamespace, error) {
 			return nil, fmt.Errorf("cannot make spec of container %s: no %s namespace of pod %s given", in.ID, n.kind, in.SandboxID)
 		}
 		list = append(list, specs.LinuxNamespace{Type: n.kind, Path: n.path})
+	}
+	if !SandboxIDs(in.Sandbox).IsZero() {
+		if ns.User == "" {
+			return nil, fmt.Errorf("cannot make spec of container %s: no user namespace of pod %s given", in.ID, in.SandboxID)
+		}
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace, Path: ns.User})
 	}
 	list = append(list, specs.LinuxNamespace{Type: specs.MountNamespace})
 	// A privileged container manages the node, whose cgroups it finds by the

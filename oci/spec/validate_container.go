@@ -31,8 +31,11 @@ func ValidateContainer(c *runtimeapi.ContainerConfig, pod *runtimeapi.PodSandbox
 		wrong.add("log_path %q must be a file below log_directory: relative and without ..", p)
 	}
 	checkProcess(c, &wrong)
+	users := pod.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	checkContainerUsers(c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(), users, &wrong)
 	for i, m := range c.GetMounts() {
 		checkMount(i, m, &wrong)
+		checkMountMappings(i, m, users, &wrong)
 	}
 	for i, d := range c.GetDevices() {
 		checkDevice(i, d, &wrong)

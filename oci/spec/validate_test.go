@@ -89,7 +89,7 @@ func TestValidateSandboxRefuses(t *testing.T) {
 		{func(p *pod) { p.Linux.SecurityContext.NamespaceOptions.Pid = 3 }, []string{"namespace_options.pid TARGET"}},
 		{func(p *pod) {
 			p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{}
-		}, []string{"userns_options.mode POD", "not supported yet"}},
+		}, []string{"userns_options.uids has 0 mappings", "userns_options.gids has 0 mappings"}},
 		{func(p *pod) {
 			p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: 1}
 		}, []string{"userns_options.mode CONTAINER"}},
@@ -200,7 +200,7 @@ func TestValidateMountsRefuses(t *testing.T) {
 		{mount(func(m *runtimeapi.Mount) { m.RecursiveReadOnly, m.Readonly, m.Propagation = true, true, 1 }), []string{"mounts[0].recursive_read_only", "PRIVATE"}},
 		{mount(func(m *runtimeapi.Mount) { m.MountOptions = []string{"noexec", "exec"} }), []string{"mounts[0].mount_options[1]", `"exec"`}},
 		{mount(func(m *runtimeapi.Mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} }), []string{"mounts[0].uidMappings"}},
-		{mount(func(m *runtimeapi.Mount) { m.GidMappings = []*runtimeapi.IDMapping{{}} }), []string{"mounts[0].uidMappings and gidMappings"}},
+		{mount(func(m *runtimeapi.Mount) { m.GidMappings = []*runtimeapi.IDMapping{{}} }), []string{"mounts[0].gidMappings"}},
 		{mount(func(m *runtimeapi.Mount) { m.Image = &runtimeapi.ImageSpec{}; m.HostPath = "" }), []string{"mounts[0].image.image is empty"}},
 		{mount(func(m *runtimeapi.Mount) { m.Image = &runtimeapi.ImageSpec{Image: "x"} }), []string{"mounts[0].host_path", "exclude"}},
 		{mount(func(m *runtimeapi.Mount) { m.Image, m.HostPath = &runtimeapi.ImageSpec{Image: "x"}, "" }), []string{"mounts[0].readonly must be true"}},

@@ -38,11 +38,6 @@ var refusedInContainers = map[string]struct {
 	"ContainerConfig.windows":     {"windows", func(c *runtimeapi.ContainerConfig) { c.Windows = &runtimeapi.WindowsContainerConfig{} }},
 	"ContainerConfig.CDI_devices": {"CDI_devices", cdi},
 	"CDIDevice.name":              {"vendor.com/class=dev", cdi},
-	"Mount.uidMappings":           {"uidMappings", idMapped},
-	"Mount.gidMappings":           {"gidMappings", idMapped},
-	"IDMapping.host_id":           {"uidMappings", idMapped},
-	"IDMapping.container_id":      {"uidMappings", idMapped},
-	"IDMapping.length":            {"uidMappings", idMapped},
 	"LinuxContainerSecurityContext.selinux_options": {"selinux_options", func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1"}
 	}},
@@ -54,11 +49,6 @@ var refusedInContainers = map[string]struct {
 
 func cdi(c *runtimeapi.ContainerConfig) {
 	c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/class=dev"}}
-}
-
-func idMapped(c *runtimeapi.ContainerConfig) {
-	ids := []*runtimeapi.IDMapping{{HostId: 100000, ContainerId: 0, Length: 65536}}
-	c.Mounts = []*runtimeapi.Mount{{HostPath: "/", ContainerPath: "/m", UidMappings: ids, GidMappings: ids}}
 }
 
 // TestRefusedFields: what a pod would silently lack is an InvalidArgument with
@@ -85,25 +75,6 @@ func checkRefused(t *testing.T, field, word string, err error) {
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), word) {
 		t.Errorf("%s: %v; want InvalidArgument with %q", field, err, word)
 	}
-}
-
-// TestUserNamespacesAreRefused: only what is no user namespace is accepted.
-func TestUserNamespacesAreRefused(t *testing.T) {
-	i := harness.New(t)
-	ids := []*runtimeapi.IDMapping{{HostId: 100000, ContainerId: 0, Length: 65536}}
-	with := func(u *runtimeapi.UserNamespace) harness.PodOption {
-		return func(c *runtimeapi.PodSandboxConfig) {
-			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = u
-		}
-	}
-	for _, bad := range []*runtimeapi.UserNamespace{
-		{Mode: runtimeapi.NamespaceMode_CONTAINER}, {Mode: runtimeapi.NamespaceMode_TARGET},
-		{Mode: runtimeapi.NamespaceMode_NODE, Uids: ids, Gids: ids},
-	} {
-		_, err := i.TryRunPod(i.PodConfig(with(bad)))
-		checkRefused(t, bad.String(), "userns_options", err)
-	}
-	i.RunPod(with(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}))
 }
 
 // TestRawEnvSurvivesRestart: bytes that are no text reach an exec, and a start,
