@@ -122,6 +122,11 @@ func callError(p *program.Program, r *spawnResult) error {
 	if r.Stuck {
 		op = len(p.Ops) - r.Op
 	}
+	// An inner clone tells only the spawner where it stands: what takes long there
+	// is execve, the last call.
+	if r.Stuck && op >= 0 && op < len(p.Ops) && p.Ops[op].Leave {
+		op = len(p.Ops) - 1
+	}
 	e := &CallError{Program: p.Name, Why: "finish its program", Errno: syscall.Errno(r.Errno), Stuck: r.Stuck}
 	if op >= 0 && op < len(p.Ops) {
 		e.Why, e.Execve = p.Ops[op].Why, p.Ops[op].Nr == unix.SYS_EXECVE

@@ -27,6 +27,8 @@ import (
 //	 0 u64 ops left, the one under way included    8 u64 errno of the op that failed
 //	16 u64 last tolerated errno                   24 u32 pid (CLONE_PARENT_SETTID)
 //	32 u32 pid of an inner clone                  64 u64 x 32 registers
+//
+// An inner clone goes on with a page of its own, in which all registers are 0.
 const (
 	magic      = 0x31_78_6f_62_69_72_63 // "cribox1"
 	headerSize = 64

@@ -77,7 +77,9 @@ func (s *starter) write(what, file, value string) *Op {
 // keyring has no name by which another could join it. An inner clone makes its
 // session itself.
 func (s *starter) session() {
-	if !s.inner {
+	if s.inner {
+		s.call("keep the report page from the inner clone", "madvise", Page(0, "&report"), Int(PageSize), Flag(unix.MADV_DONTFORK, "MADV_DONTFORK"))
+	} else {
 		s.call("make a session", "setsid")
 	}
 	s.call("make a session keyring", "keyctl", Flag(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), Null()).

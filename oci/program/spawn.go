@@ -18,7 +18,7 @@ type cloneArgs struct {
 // clone makes the child, which walks ops and never returns here (walk_*.s).
 //
 //go:noescape
-func clone(args *cloneArgs, size uintptr, ops *byte, n uintptr, page *byte) (r uintptr)
+func clone(args *cloneArgs, ops *byte, n uintptr, page, inner *byte) (r uintptr)
 
 // A Spawner makes processes, one at a time: so that no half-made process can
 // ever see another's arguments, environment or descriptors. It belongs to the
@@ -84,21 +84,40 @@ func (s *Spawner) Spawn(flat []byte, fds []int) (Result, error) {
 		s.args.flags |= unix.CLONE_INTO_CGROUP
 		s.args.cgroup = uint64(l.cgroup)
 	}
-	pid, errno := s.clone(l, page)
+	inner, err := innerPage(l)
+	if err != nil {
+		return Result{PidFD: -1}, err
+	}
+	defer unix.Munmap(inner)
+	pid, errno := s.clone(l, page, inner)
 	if errno != 0 {
 		return Result{PidFD: -1}, fmt.Errorf("cannot clone: %w", errno)
 	}
-	return s.result(l, pid, page), nil
+	return s.result(l, pid, page, inner), nil
+}
+
+// innerPage is the report page of an inner clone: who has CAP_SYS_PTRACE beside
+// it can write there, and keep it. So it is another for each, and tells nothing
+// but which call failed.
+func innerPage(l loaded) ([]byte, error) {
+	if l.flags&flagFork == 0 {
+		return nil, nil
+	}
+	page, err := unix.Mmap(-1, 0, PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot map an inner clone's page: %w", err)
+	}
+	return page, nil
 }
 
 // clone blocks all signals around clone3, as a handler must not run in a child
 // that shares this memory; the list's first call unblocks them for the child.
-func (s *Spawner) clone(l loaded, page []byte) (int, syscall.Errno) {
+func (s *Spawner) clone(l loaded, page, inner []byte) (int, syscall.Errno) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	all, old := ^uint64(0), uint64(0)
 	sigmask(&all, &old)
-	r := clone(s.args, unsafe.Sizeof(*s.args), &l.ops[0], uintptr(len(l.ops)/opSize), &page[0])
+	r := clone(s.args, &l.ops[0], uintptr(len(l.ops)/opSize), &page[0], unsafe.SliceData(inner))
 	sigmask(&old, nil)
 	if r > ^uintptr(4095) {
 		return 0, syscall.Errno(-r)
@@ -111,8 +130,8 @@ func sigmask(set, old *uint64) {
 		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
 }
 
-// result reads the report page, which is final: the walk is over.
-func (s *Spawner) result(l loaded, pid int, page []byte) Result {
+// result reads the report pages, which are final: the walk is over.
+func (s *Spawner) result(l loaded, pid int, page, innerPage []byte) Result {
 	res := Result{PID: pid, PidFD: int(*s.pid)}
 	if l.flags&flagDetached != 0 {
 		return res
@@ -132,6 +151,9 @@ func (s *Spawner) result(l loaded, pid int, page []byte) Result {
 		fd = -1
 	}
 	res.PidFD = fd
+	if res.Op, res.Errno = Report(innerPage, len(l.ops)/opSize); res.Errno != 0 {
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // whatever it says, it has ended
+	}
 	return res
 }
 

@@ -5,15 +5,16 @@
 // (CLONE_VFORK) on the very stack this code stands on. So nothing here pushes,
 // calls or returns; all state is in registers, which are the child's own.
 //
-//	R12 the op    R13 ops left    BX the report page (layout: encode.go)
+//	R12 the op    R13 ops left    BX the report page (layout: encode.go)    R15 an inner clone's
 
-// func clone(args *cloneArgs, size uintptr, ops *byte, n uintptr, page *byte) (r uintptr)
+// func clone(args *cloneArgs, ops *byte, n uintptr, page, inner *byte) (r uintptr)
 TEXT ·clone(SB),NOSPLIT|NOFRAME,$0-48
 	MOVQ args+0(FP), DI
-	MOVQ size+8(FP), SI
-	MOVQ ops+16(FP), R12
-	MOVQ n+24(FP), R13
-	MOVQ page+32(FP), BX
+	MOVQ $88, SI              // sizeof(struct clone_args)
+	MOVQ ops+8(FP), R12
+	MOVQ n+16(FP), R13
+	MOVQ page+24(FP), BX
+	MOVQ inner+32(FP), R15
 	MOVL $435, AX             // clone3
 	SYSCALL
 	TESTQ AX, AX
@@ -95,6 +96,7 @@ leave:
 	JEQ  next
 	TESTQ AX, AX
 	JGT  exit                 // the parent of an inner clone
+	MOVQ R15, BX              // the inner clone has no other page
 next:
 	ADDQ $72, R12
 	DECQ R13

@@ -2,15 +2,16 @@
 
 // The child's interpreter: see walk_amd64.s, which this mirrors line by line.
 //
-//	R19 the op    R20 ops left    R21 the report page    R22 registers - 8
+//	R19 the op    R20 ops left    R21 the report page    R22 registers - 8    R23 an inner clone's page
 
-// func clone(args *cloneArgs, size uintptr, ops *byte, n uintptr, page *byte) (r uintptr)
+// func clone(args *cloneArgs, ops *byte, n uintptr, page, inner *byte) (r uintptr)
 TEXT ·clone(SB),NOSPLIT|NOFRAME,$0-48
 	MOVD args+0(FP), R0
-	MOVD size+8(FP), R1
-	MOVD ops+16(FP), R19
-	MOVD n+24(FP), R20
-	MOVD page+32(FP), R21
+	MOVD $88, R1              // sizeof(struct clone_args)
+	MOVD ops+8(FP), R19
+	MOVD n+16(FP), R20
+	MOVD page+24(FP), R21
+	MOVD inner+32(FP), R23
 	ADD  $56, R21, R22
 	MOVD $435, R8             // clone3
 	SVC
@@ -82,6 +83,8 @@ leave:
 	TBZ  $0, R9, next
 	CMP  $0, R0
 	BGT  exit                 // the parent of an inner clone
+	MOVD R23, R21             // the inner clone has no other page
+	ADD  $56, R21, R22
 next:
 	ADD  $72, R19
 	SUB  $1, R20

@@ -31,6 +31,7 @@ func init() {
 		"fork-orphans":  forkOrphans,
 		"get":           get,
 		"hold-output":   holdOutput,
+		"hunt":          hunt,
 		"ignore-term":   ignoreTerm,
 		"kill1":         killInit,
 		"kill-self":     killSelf,
