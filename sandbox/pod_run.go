@@ -212,13 +212,21 @@ func (m *Manager) newShm(p *Pod) (*os.File, error) {
 }
 
 // dropNamespaces lets go of the last references, in its turn: many at a time
-// would stall the network of those that come up (netns.Pacer).
+// would stall the network of those that come up (netns.Pacer). A daemon that dies
+// before leaves it to the next one (dropCustody).
 func (m *Manager) dropNamespaces(id string) error {
 	m.spaces.pacer.End(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), undoBound)
 		defer cancel()
-		if err := m.cfg.Custody.Release(ctx, id); err != nil {
-			logger(id).Error("cannot drop namespaces", "err", err)
+		err := guarded(ctx, "drop namespaces", func(ctx context.Context) error {
+			if err := m.fault("pod: drop namespaces"); err != nil {
+				return err
+			}
+			return m.cfg.Custody.Release(ctx, id)
+		})
+		if err != nil {
+			logger(id).Error("cannot drop namespaces, will try again", "err", err)
+			time.AfterFunc(saveAgain, func() { m.dropNamespaces(id) })
 		}
 	})
 	return nil

@@ -41,7 +41,7 @@ func (m *Manager) KeepReconciling(ctx context.Context) {
 // record whose objects are gone. Things are listed before the records are asked:
 // what is being made has its record first.
 func (m *Manager) Reconcile(ctx context.Context) error {
-	return errors.Join(m.undoLeft(ctx), m.dropCgroups(ctx), m.dropPins(), m.dropDirs(ctx),
+	return errors.Join(m.undoLeft(ctx), m.dropCustody(ctx), m.dropCgroups(ctx), m.dropPins(), m.dropDirs(ctx),
 		m.cfg.Network.Sweep(ctx, m.known), m.reportLost())
 }
 
@@ -83,6 +83,31 @@ func (m *Manager) unfinished() (pods, containers []string) {
 		}
 	}
 	return pods, containers
+}
+
+// dropCustody releases what is held of nobody, or of a pod that has stopped: its
+// namespaces are dropped some time after that was recorded.
+func (m *Manager) dropCustody(ctx context.Context) error {
+	var errs []error
+	for _, k := range m.cfg.Custody.Items() {
+		if k.Kind == keeper.KindExec || m.holds(k.ID) {
+			continue
+		}
+		slog.Warn("something in custody belongs to no pod or container that is up", "id", k.ID)
+		errs = append(errs, m.cfg.Custody.Release(ctx, k.ID))
+	}
+	return errors.Join(errs...)
+}
+
+// holds tells whether what is in custody under this id has an owner.
+func (m *Manager) holds(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.containers[id] != nil {
+		return true
+	}
+	e := m.pods[strings.TrimSuffix(id, oci.InitID(""))]
+	return e != nil && e.pod.StoppedAt.IsZero()
 }
 
 // dropCgroups ends and removes groups of ours that no pod has.

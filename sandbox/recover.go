@@ -58,7 +58,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	wg.Wait()
 	m.WritableUse() // has all layers walked, so that the first who asks is told
 	// What cannot be cleaned up now is tried again: it keeps nobody from serving.
-	if err := errors.Join(m.dropStrangers(ctx, kept), m.Reconcile(ctx)); err != nil {
+	if err := m.Reconcile(ctx); err != nil {
 		slog.Error("cannot reconcile", "err", err)
 	}
 	return nil
@@ -242,20 +242,4 @@ func (m *Manager) whyUnknown(c *Container, why error) string {
 		return "the machine was restarted while it ran"
 	}
 	return fmt.Sprintf("daemon and keeper died while it ran: %v", why)
-}
-
-// dropStrangers releases what the keeper holds and no record knows.
-func (m *Manager) dropStrangers(ctx context.Context, kept map[string]keeper.Kept) error {
-	var errs []error
-	for id, k := range kept {
-		m.mu.Lock()
-		known := m.pods[id] != nil || m.containers[id] != nil || len(id) > 64 && m.pods[id[:64]] != nil
-		m.mu.Unlock()
-		if known || k.Kind == keeper.KindExec {
-			continue
-		}
-		m.leaked("the keeper held something that no record knows", "id", id)
-		errs = append(errs, m.cfg.Custody.Release(ctx, id))
-	}
-	return errors.Join(errs...)
 }
