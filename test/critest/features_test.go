@@ -1,10 +1,12 @@
 package critest_test
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -130,7 +132,13 @@ func (n *node) callEmpty(m protoreflect.MethodDescriptor) error {
 	if !m.IsStreamingServer() {
 		return n.conn.Invoke(n.ctx(), name, in, out)
 	}
-	stream, err := n.conn.NewStream(n.ctx(), &grpc.StreamDesc{ServerStreams: true}, name)
+	ctx, cancel := context.WithCancel(n.ctx())
+	defer cancel()
+	if m.Name() == "GetContainerEvents" { // nothing comes by itself; that there is no such call is said at once
+		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+	}
+	stream, err := n.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name)
 	if err != nil {
 		return err
 	}
@@ -140,8 +148,7 @@ func (n *node) callEmpty(m protoreflect.MethodDescriptor) error {
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	if m.Name() == "GetContainerEvents" { // nothing comes by itself
-		_, err := stream.Header()
+	if _, err := stream.Header(); err != nil || m.Name() == "GetContainerEvents" {
 		return err
 	}
 	return stream.RecvMsg(out)

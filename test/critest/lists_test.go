@@ -28,6 +28,11 @@ func streamed[R, I any](t *testing.T, stream grpc.ServerStreamingClient[R], err 
 	return seen
 }
 
+func only(t *testing.T, what string, got map[string]int, id string) {
+	t.Helper()
+	equal(t, what, fmt.Sprint(got), fmt.Sprint(map[string]int{id: 1}))
+}
+
 // TestStreams: each item once, then the end of the stream; filters as in lists.
 func TestStreams(t *testing.T) {
 	clause(t, "StreamPodSandboxes returns a stream of PodSandboxes.")
@@ -35,16 +40,19 @@ func TestStreams(t *testing.T) {
 	p := n.pod(func(c *runtimeapi.PodSandboxConfig) { c.Labels = map[string]string{"mark": n.dir} })
 	c := p.run()
 	n.pod().run() // which no filter lets through
-	only := func(what string, got map[string]int, id string) {
-		t.Helper()
-		equal(t, what, fmt.Sprint(got), fmt.Sprint(map[string]int{id: 1}))
-	}
 	pods, err := n.runtime.StreamPodSandboxes(n.ctx(), &runtimeapi.StreamPodSandboxesRequest{Filter: &runtimeapi.PodSandboxFilter{Id: p.id}})
-	only("pods", streamed(t, pods, err, (*runtimeapi.StreamPodSandboxesResponse).GetPodSandboxes, (*runtimeapi.PodSandbox).GetId), p.id)
+	only(t, "pods", streamed(t, pods, err, (*runtimeapi.StreamPodSandboxesResponse).GetPodSandboxes, (*runtimeapi.PodSandbox).GetId), p.id)
 	containers, err := n.runtime.StreamContainers(n.ctx(), &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
-	only("containers", streamed(t, containers, err, (*runtimeapi.StreamContainersResponse).GetContainers, (*runtimeapi.Container).GetId), c.id)
+	only(t, "containers", streamed(t, containers, err, (*runtimeapi.StreamContainersResponse).GetContainers, (*runtimeapi.Container).GetId), c.id)
+}
+
+// TestImageStream: the same for images.
+func TestImageStream(t *testing.T) {
+	clause(t, "StreamImages returns a stream of images.")
+	n := newNode(t)
+	n.pull(n.registry().push("other", n.small("file"))) // which no filter lets through
 	images, err := n.images.StreamImages(n.ctx(), &runtimeapi.StreamImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: n.image}}})
-	only("images", streamed(t, images, err, (*runtimeapi.StreamImagesResponse).GetImages, (*runtimeapi.Image).GetId), n.imageID)
+	only(t, "images", streamed(t, images, err, (*runtimeapi.StreamImagesResponse).GetImages, (*runtimeapi.Image).GetId), n.imageID)
 }
 
 // TestStatsStreams: the same for the streams of numbers.
