@@ -10,9 +10,8 @@ var skips = []report.Skip{
 	{Spec: "Container benchmark", Reason: benchmark},
 	{Spec: "Image benchmark", Reason: benchmark},
 	{Spec: "PodSandbox benchmark", Reason: benchmark},
-	{Spec: "NRI", Reason: "plugins by NRI are an issue of their own; no socket is given to critest"},
+	{Spec: "NRI", Reason: "there is no NRI here; no socket is given to critest"},
 	{Spec: "AppArmor", Reason: "AppArmor is not active on this machine", Host: true},
-	{Spec: "Security Context UserNamespaces", Reason: "user namespaces are an issue of their own; Status does not offer them"},
 }
 
 // digestSkip is left out where critest names an image by the digest that
