@@ -221,7 +221,7 @@ func (c *client) do(call model.Call, before model.State) (codes.Code, error) {
 	case model.Create, model.CreateOther:
 		return c.create(p, k, call.Op == model.CreateOther && before.Ctr[p][k] != model.None)
 	case model.Start:
-		return c.start(p, k)
+		return c.start(p, k, before.Ctr[p][k])
 	case model.Stop:
 		return c.again(func(ctx context.Context) error {
 			_, err := c.rt.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.ctrID[p][k]}, grpc.WaitForReady(true))
@@ -342,9 +342,9 @@ func (c *client) create(p, k int, other bool) (codes.Code, error) {
 	})
 }
 
-// start is the one call that is not idempotent: where an answer was lost, the
-// container may run already.
-func (c *client) start(p, k int) (codes.Code, error) {
+// start is the one call that is not idempotent: where an answer was lost, a
+// container that was only created may run already.
+func (c *client) start(p, k int, before model.Life) (codes.Code, error) {
 	tries := 0
 	c.born[p][k] = c.keepers.Load()
 	code, err := c.again(func(ctx context.Context) error {
@@ -352,7 +352,7 @@ func (c *client) start(p, k int) (codes.Code, error) {
 		_, err := c.rt.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ctrID[p][k]}, grpc.WaitForReady(true))
 		return err
 	})
-	if code == codes.FailedPrecondition && tries > 1 {
+	if code == codes.FailedPrecondition && tries > 1 && before == model.Created {
 		if s, _, _ := c.container(p, k); s.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 			return codes.OK, nil
 		}
