@@ -43,7 +43,10 @@ type runLimits struct {
 	cpus   float64
 }
 
-type runNamespaces struct{ network, pid string }
+type runNamespaces struct {
+	network, pid string
+	users        bool
+}
 
 func runCommand(n *node) *cobra.Command {
 	var o runOptions
@@ -73,6 +76,7 @@ func runCommand(n *node) *cobra.Command {
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working `directory`")
 	f.StringVar(&o.namespaces.network, "network", "pod", "pod or host")
 	f.StringVar(&o.namespaces.pid, "pid", "container", "container or host")
+	f.BoolVar(&o.namespaces.users, "userns", false, "user namespace: root in the container is nobody on the host")
 	f.BoolVar(&o.privileged, "privileged", false, "all capabilities and devices")
 	f.BoolVarP(&o.stdin, "interactive", "i", false, "our standard input is the container's")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give it a terminal of its own")

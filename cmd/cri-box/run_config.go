@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"hash/fnv"
 	"math"
 	"net/netip"
 	"os"
@@ -34,6 +35,9 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 			NamespaceOptions: namespaces, Privileged: o.privileged}},
 	}
+	if o.namespaces.users {
+		o.mapUsers(namespaces)
+	}
 	if namespaces.Network == runtimeapi.NamespaceMode_POD {
 		pod.Hostname = o.name
 	}
@@ -55,6 +59,9 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 	}
 	if container.Mounts, err = parseAll(o.volumes, parseVolume); err != nil {
 		return nil, nil, err
+	}
+	for _, m := range container.Mounts {
+		m.UidMappings, m.GidMappings = namespaces.GetUsernsOptions().GetUids(), namespaces.GetUsernsOptions().GetGids()
 	}
 	if container.Envs, err = parseAll(o.vars, parseVar); err != nil {
 		return nil, nil, err
@@ -94,6 +101,17 @@ func (o *runOptions) namespaceOption() (*runtimeapi.NamespaceOption, error) {
 		return nil, fmt.Errorf("cannot use the PID namespace %q: it is container or host", o.namespaces.pid)
 	}
 	return n, nil
+}
+
+// mapUsers asks for a user namespace of 65536 ids; which of the host's is a
+// function of the name, so that pods seldom share any. The first 2^20 are left to
+// the host.
+func (o *runOptions) mapUsers(n *runtimeapi.NamespaceOption) {
+	const length, first, ranges = 1 << 16, 16, 1 << 14
+	h := fnv.New32a()
+	h.Write([]byte(o.name))
+	ids := []*runtimeapi.IDMapping{{HostId: (first + h.Sum32()%ranges) * length, Length: length}}
+	n.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
 }
 
 // parsePort reads [IP:]HOST:CONTAINER[/PROTOCOL]; an IPv6 address is in brackets.

@@ -173,6 +173,7 @@ func (d *daemon) openSandboxes(ctx context.Context) error {
 	}
 	if err := d.runtime.TryUserNamespaces(ctx); err != nil {
 		host.NoUserNamespaces = err.Error()
+		slog.Warn("pods cannot have user namespaces", "why", err)
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

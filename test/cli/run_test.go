@@ -89,6 +89,30 @@ func TestRunForeground(t *testing.T) {
 	}
 }
 
+// TestRunUserns: root in the container is somebody else on the host, but its own
+// volume's root; another pod has other ids.
+func TestRunUserns(t *testing.T) {
+	i := harness.New(t)
+	host := t.TempDir()
+	seen := map[string]bool{}
+	for _, name := range []string{"a", "b"} {
+		out := must(i, "run", "--rm", "--name", name, "--userns", "-v", host+":/data", i.Image(busybox),
+			"sh", "-c", "id -u; cat /proc/self/uid_map; echo x >/data/"+name)
+		f := strings.Fields(out)
+		if len(f) != 4 || f[0] != "0" || f[1] != "0" || f[2] == "0" || f[3] != "65536" {
+			t.Fatalf("it printed %q", out)
+		}
+		seen[f[2]] = true
+		var st syscall.Stat_t
+		if err := syscall.Stat(filepath.Join(host, name), &st); err != nil || st.Uid != 0 || st.Gid != 0 {
+			t.Errorf("a file of its volume is %d:%d's, %v", st.Uid, st.Gid, err)
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("both have the range from %v", seen)
+	}
+}
+
 // TestRunLimits: what the flags ask for stands in the cgroup.
 func TestRunLimits(t *testing.T) {
 	i := harness.New(t)

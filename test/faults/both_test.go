@@ -85,6 +85,51 @@ func waited(c *harness.Container) string {
 	return c.Output("stdout")
 }
 
+// TestBothKilledWithUserNamespaces: the user namespace is found by a container, by
+// the network that it owns, or where neither is left made anew with the same ids.
+func TestBothKilledWithUserNamespaces(t *testing.T) {
+	i := harness.New(t)
+	image := i.Image("busybox")
+	users := func(c *runtimeapi.PodSandboxConfig) {
+		ids := []*runtimeapi.IDMapping{{HostId: 300000, Length: 65536}}
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Uids: ids, Gids: ids}
+	}
+	node := func(c *runtimeapi.PodSandboxConfig) {
+		users(c)
+		c.Hostname = ""
+		c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	}
+	sleeper := []string{"/bin/workload", "sleep-forever"}
+	busy, idle, empty := i.RunPod(users), i.RunPod(users), i.RunPod(node)
+	first := busy.Run("first", image, sleeper)
+	first.MustExec("/bin/sh", "-c", "echo kept > /dev/shm/file")
+	ns := harness.Namespace(first.PID(), "user")
+	gone := idle.Run("gone", image, []string{"/bin/readlink", "/proc/self/ns/user"})
+	gone.WaitExit()
+
+	killBoth(i)
+	i.Start()
+
+	late := busy.Run("late", image, sleeper)
+	if got := harness.Namespace(late.PID(), "user"); got != ns {
+		t.Errorf("a later container is in user namespace %s, want %s", got, ns)
+	}
+	if got := late.MustExec("/bin/cat", "/dev/shm/file"); got != "kept\n" {
+		t.Errorf("shared memory holds %q", got)
+	}
+	next := idle.Run("next", image, []string{"/bin/readlink", "/proc/self/ns/user"})
+	next.WaitExit()
+	if got, want := next.Output("stdout"), gone.Output("stdout"); got != want {
+		t.Errorf("the idle pod's user namespace is %s, it was %s", got, want)
+	}
+	for _, p := range []*harness.Pod{busy, idle, empty} {
+		c := p.Run("map", image, []string{"/bin/sh", "-c", "echo x >/dev/shm/y; cat /proc/self/uid_map; stat -c %u /dev/mqueue"})
+		if c.WaitExit(); strings.Join(strings.Fields(c.Output("stdout")), " ") != "0 300000 65536 0" {
+			t.Errorf("a later container has %q %q", c.Output("stdout"), c.Output("stderr"))
+		}
+	}
+}
+
 // TestBothKilledWhatCannotBeKept: a terminal's other end is gone, and so are those
 // that ended unseen: both are Unknown, and the next daemon removes them.
 func TestBothKilledWhatCannotBeKept(t *testing.T) {
