@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
@@ -37,6 +38,8 @@ type Config struct {
 	CgroupBase string
 	// MaxLogLine is the length in bytes above which a log line is split.
 	MaxLogLine int
+	// Took is told how long each part of a container's making took; it may be nil.
+	Took func(id, name string, d time.Duration)
 	// Fault, for tests only, is called at every fault point by its name. Nil: there
 	// are none.
 	Fault func(name string) error

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -114,7 +113,7 @@ func (m *maker) make(ctx context.Context) error {
 		if err := step.do(ctx); err != nil {
 			return err
 		}
-		slog.Debug("stage", "name", step.name, "took", time.Since(began))
+		m.took(m.bundle.ID, step.name, time.Since(began))
 	}
 	return nil
 }

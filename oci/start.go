@@ -54,7 +54,15 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 	if err != nil {
 		return Started{}, err
 	}
+	r.took(b.ID, "clone to execve", time.Since(at))
 	return Started{PID: pid, PIDStart: StartTime(pid), At: at}, nil
+}
+
+// took tells how long a part of a container's making took.
+func (r *Runtime) took(id, name string, d time.Duration) {
+	if r.Took != nil {
+		r.Took(id, name, d)
+	}
 }
 
 func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error) {

@@ -33,8 +33,9 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if c.Bundle.Spec, err = m.Spec(c.ID); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
 	}
-	atStage(&e.stage)("start")
-	defer e.stage.Store(nil)
+	at := atStage(&e.stage)
+	at("start")
+	defer at("")
 	err = guarded(ctx, "start", func(ctx context.Context) error { return m.start(ctx, e, &c) })
 	switch {
 	case err == nil:

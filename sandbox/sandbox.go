@@ -152,14 +152,14 @@ type podEntry struct {
 	pod  *Pod // guarded by Manager.mu; what it points to never changes
 	// stopping refuses new containers and starts. Guarded by Manager.mu.
 	stopping bool
-	stage    atomic.Pointer[Stage]
+	stage    stages
 }
 
 type containerEntry struct {
 	lock   lock
 	ctr    *Container // guarded by Manager.mu; what it points to never changes
 	exited chan struct{}
-	stage  atomic.Pointer[Stage]
+	stage  stages
 
 	saveMu   sync.Mutex // from reading ctr to writing its successor
 	stopMu   sync.Mutex
@@ -169,27 +169,6 @@ type containerEntry struct {
 
 	// unsaved: the end is known and could not be written yet. Guarded by Manager.mu.
 	unsaved bool
-}
-
-// A Stage is where a pod or container is in a list of steps.
-type Stage struct {
-	Name  string    `json:"name"`
-	Since time.Time `json:"since"`
-}
-
-// atStage publishes each stage as it begins, and says how long it took.
-func atStage(p *atomic.Pointer[Stage]) func(string) {
-	return func(name string) {
-		now := time.Now()
-		if last := p.Load(); last != nil {
-			slog.Debug("stage", "name", last.Name, "took", now.Sub(last.Since))
-		}
-		if name == "" {
-			p.Store(nil)
-			return
-		}
-		p.Store(&Stage{name, now})
-	}
 }
 
 // New returns a Manager with nothing in it; Recover fills it.

@@ -34,6 +34,7 @@ func (d *daemon) startAdmin() (io.Closer, error) {
 	mux.HandleFunc("POST /images/pull", d.servePull)
 	mux.HandleFunc("GET /images/explain", d.explainImage)
 	mux.HandleFunc("GET /containers/{id}/calls", d.showCalls)
+	mux.HandleFunc("GET /times/{id}", d.showTimes)
 	mux.HandleFunc("GET /network", d.showNetwork)
 	mux.HandleFunc("GET /why", d.serveWhy)
 	mux.Handle("GET /metrics", d.metrics.Handler())
@@ -100,6 +101,11 @@ func (d *daemon) showCalls(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	io.WriteString(w, text)
+}
+
+// showTimes answers with the steps of a pod's or container's making.
+func (d *daemon) showTimes(w http.ResponseWriter, r *http.Request) {
+	answer(w, d.sandboxes.Timings(r.PathValue("id")))
 }
 
 // ask sends a request to the daemon that serves state. The caller closes the answer.

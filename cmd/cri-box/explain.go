@@ -2,29 +2,108 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 
+	"github.com/cri-box/cri-box/cmd/cri-box/explain"
 	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+type explainOptions struct{ calls, time bool }
+
 func explainCommand(n *node) *cobra.Command {
-	return &cobra.Command{
-		Use:   "explain CONTAINER",
-		Short: "Show the system calls that made a container",
-		Args:  cobra.ExactArgs(1),
+	var o explainOptions
+	c := &cobra.Command{
+		Use:   "explain POD|CONTAINER",
+		Short: "Show what a pod is made of, or how a container was made",
+		Long: "Show a pod as the kernel has it: namespaces shared and own, processes, control\n" +
+			"groups with limits and use, mounts, addresses, routes, ports, capabilities and\n" +
+			"seccomp. -o svg draws a picture, -o json is for programs. --calls shows the system\n" +
+			"calls that made a container, each with what it is for; --time how long each step\n" +
+			"of a pod's and its containers' making took.",
+		Example: "  cri-box explain web\n  cri-box explain web -o svg > web.svg\n  cri-box explain --calls web/nginx",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return n.withClient(callBound, func(ctx context.Context, c *client) error { return c.explain(ctx, args[0]) })
+			return n.withClient(callBound, func(ctx context.Context, c *client) error { return c.explain(ctx, args[0], o) })
 		},
 	}
+	c.Flags().BoolVar(&o.calls, "calls", false, "the program of system calls that made the container")
+	c.Flags().BoolVar(&o.time, "time", false, "each step of the making with its time")
+	return c
 }
 
-func (c *client) explain(ctx context.Context, ref string) error {
-	x, err := c.container(ctx, ref)
+func (c *client) explain(ctx context.Context, ref string, o explainOptions) error {
+	if o.calls {
+		return c.explainCalls(ctx, ref)
+	}
+	pod, err := c.podOrContainers(ctx, ref)
 	if err != nil {
 		return err
+	}
+	if o.time {
+		return c.explainTimes(ctx, pod)
+	}
+	facts, err := c.facts(ctx, pod)
+	if err != nil {
+		return err
+	}
+	facts.Complete()
+	switch c.format {
+	case "json":
+		return printJSON(facts)
+	case "svg":
+		return facts.SVG(os.Stdout)
+	}
+	return facts.Text(printable{os.Stdout})
+}
+
+// printable takes from what strangers named what a terminal would obey.
+type printable struct{ w io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	lines := strings.Split(string(b), "\n")
+	for i := range lines {
+		lines[i] = visible(lines[i])
+	}
+	_, err := io.WriteString(p.w, strings.Join(lines, "\n"))
+	return len(b), err
+}
+
+// podOrContainers finds a pod, or the one that a container is in.
+func (c *client) podOrContainers(ctx context.Context, ref string) (string, error) {
+	pod, err := c.pod(ctx, ref)
+	if err == nil {
+		return pod.Id, nil
+	}
+	x, ctrErr := c.container(ctx, ref)
+	if ctrErr != nil {
+		return "", errors.Join(err, ctrErr)
+	}
+	return x.PodSandboxId, nil
+}
+
+// explainCalls prints the program that made a container; of a pod with one, that.
+func (c *client) explainCalls(ctx context.Context, ref string) error {
+	x, err := c.container(ctx, ref)
+	if err != nil {
+		pod, podErr := c.pod(ctx, ref)
+		if podErr != nil {
+			return err
+		}
+		list, listErr := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod.Id}})
+		if listErr != nil {
+			return listErr
+		}
+		if len(list.Containers) != 1 {
+			return fmt.Errorf("pod %s has %d containers: name one, as %s/NAME", ref, len(list.Containers), ref)
+		}
+		x = list.Containers[0]
 	}
 	body, err := ask(ctx, c.settings.state, http.MethodGet, "/containers/"+x.Id+"/calls")
 	if err != nil {
@@ -33,4 +112,26 @@ func (c *client) explain(ctx context.Context, ref string) error {
 	defer body.Close()
 	_, err = io.Copy(os.Stdout, body)
 	return err
+}
+
+// facts asks the daemon what there is; the kernel says the rest.
+func (c *client) facts(ctx context.Context, podID string) (*explain.Facts, error) {
+	resp, err := c.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID, Verbose: true})
+	if err != nil {
+		return nil, err
+	}
+	f := &explain.Facts{Pod: podFacts(resp)}
+	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: podID}})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list.Containers, func(a, b *runtimeapi.Container) int { return int(a.CreatedAt - b.CreatedAt) })
+	for _, x := range list.Containers {
+		one, err := c.containerFacts(ctx, x.Id)
+		if err != nil {
+			return nil, err
+		}
+		f.Containers = append(f.Containers, one)
+	}
+	return f, nil
 }

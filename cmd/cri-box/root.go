@@ -30,9 +30,9 @@ func root() *cobra.Command {
 	c.PersistentFlags().StringVar(&n.config, "config", "", "configuration `file` (default "+config.Default+")")
 	c.PersistentFlags().StringVar(&n.state, "state", "", "the daemon's state `directory` (default "+config.DefaultState+")")
 	c.PersistentFlags().StringVarP(&n.format, "output", "o", "table", "table, or json for programs")
-	c.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if n.format != "table" && n.format != "json" {
-			return fmt.Errorf("cannot show %q: the output is table or json", n.format)
+	c.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if n.format != "table" && n.format != "json" && !(n.format == "svg" && cmd.Name() == "explain") {
+			return fmt.Errorf("cannot show %q: the output is table or json, and svg for explain", n.format)
 		}
 		return nil
 	}

@@ -162,7 +162,8 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 
 func (d *daemon) openRuntime(context.Context) (err error) {
 	d.runtime, err = oci.New(oci.Config{Keeper: d.keeper, Cgroups: d.groups, StateDir: d.state, RootDir: d.root,
-		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine), Fault: d.faults()})
+		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine), Fault: d.faults(),
+		Took: func(id, name string, took time.Duration) { d.sandboxes.Took(id, name, took) }})
 	return err
 }
 

@@ -93,7 +93,7 @@ func showLimits(s *stage, pod *harness.Pod, image string) {
 // showCalls prints the program of system calls that made a container.
 func showCalls(s *stage, node *harness.Instance, c *harness.Container) {
 	s.title("How container web was made: from clone to execve, every system call")
-	out, err := node.Command("explain", "--state", node.State, c.ID).Output()
+	out, err := node.Command("explain", "--calls", "--state", node.State, c.ID).Output()
 	if err != nil {
 		s.Fatalf("cannot explain: %v", err)
 	}
