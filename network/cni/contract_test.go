@@ -78,6 +78,8 @@ func TestFiftyPodsLeaveNothing(t *testing.T) {
 	if err := l.Detach(first); err != nil {
 		t.Fatal(err)
 	}
+	l.End(first)
+	until(t, "the first pod's namespace is gone", func() bool { return strings.Contains(l.State(rules), "lead to: 1\n") }) // outside
 	before := l.State(rules)
 	var pods []*networktest.Pod
 	seen := map[string]bool{}
@@ -94,8 +96,13 @@ func TestFiftyPodsLeaveNothing(t *testing.T) {
 		if err := l.Detach(p); err != nil {
 			t.Fatal(err)
 		}
+		l.End(p)
 	}
-	if after := l.State(rules); after != before {
+	var after string
+	for deadline := time.Now().Add(10 * time.Second); after != before && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		after = l.State(rules) // the kernel ends the namespaces
+	}
+	if after != before {
 		t.Errorf("left:\n%s\nbefore:\n%s", after, before)
 	}
 	leases, err := os.ReadDir(dir + "/ipam/pods")

@@ -5,6 +5,7 @@ package networktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-box/cri-box/network"
@@ -39,11 +41,12 @@ type Lab struct {
 	Net           network.Network
 	nextPod       int
 	reopen        func()
+	sets          map[int]*netns.Set // by the descriptor of the network namespace
 }
 
 // New makes node and outside.
 func New(t testing.TB) *Lab {
-	l := &Lab{T: t}
+	l := &Lab{T: t, sets: map[int]*netns.Set{}}
 	l.Node, l.Outside = l.Namespace(), l.Namespace()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "up0"
@@ -96,8 +99,14 @@ func (l *Lab) Namespace() int {
 	if err != nil {
 		l.T.Fatal(err)
 	}
-	l.T.Cleanup(func() { set.Close() })
-	return int(set.Net.Fd())
+	ns := int(set.Net.Fd())
+	l.sets[ns] = set
+	l.T.Cleanup(func() {
+		if l.sets[ns] == set {
+			set.Close()
+		}
+	})
+	return ns
 }
 
 // In runs fn in a network namespace and ends the test if it fails.
@@ -241,18 +250,36 @@ func (l *Lab) Expect(ns int, host, port string, want ...string) {
 	}
 }
 
-// Refused expects that nobody answers.
+// Refused expects the answer that nobody listens: a reset, an ICMP error.
 func (l *Lab) Refused(ns int, host, port string) {
 	l.T.Helper()
 	for _, proto := range []string{"tcp", "udp"} {
-		if got, err := l.Ask(ns, proto, host, port, time.Second); err == nil {
-			l.T.Errorf("%s to %s port %s: answer %q, want none", proto, host, port, got)
+		if got, err := l.Ask(ns, proto, host, port, wait); !errors.Is(err, unix.ECONNREFUSED) {
+			l.T.Errorf("%s to %s port %s: answer %q, %v, want connection refused", proto, host, port, got, err)
 		}
 	}
 }
 
-// State is what the node's kernel has that pods could leave: links, addresses,
-// routes, neighbours and the rules of the given text.
+// Peers counts the network namespaces that interfaces of the calling thread's lead to,
+// or led to and which still exist: the kernel gives each a number (RTM_GETNSID).
+func Peers() (int, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETNSID, unix.NLM_F_DUMP)
+	req.AddData(nl.NewRtGenMsg())
+	numbers, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNSID)
+	return len(numbers), err
+}
+
+// End drops the pod's network namespace, as a runtime does once it is detached.
+func (l *Lab) End(p *Pod) {
+	l.T.Helper()
+	if err := l.sets[p.NetNS].Close(); err != nil {
+		l.T.Fatal(err)
+	}
+	delete(l.sets, p.NetNS)
+}
+
+// State is what the node's kernel has that pods could leave: links, routes,
+// namespaces and the rules of the given text.
 func (l *Lab) State(rules func() string) string {
 	l.T.Helper()
 	var b strings.Builder
@@ -264,6 +291,11 @@ func (l *Lab) State(rules func() string) string {
 		for _, link := range links {
 			fmt.Fprintln(&b, "link", link.Attrs().Name)
 		}
+		peers, err := Peers()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&b, "network namespaces that links lead to:", peers)
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		if err != nil {
 			return err

@@ -52,6 +52,11 @@ func meet(a, b network.PortMapping) bool {
 		(a.HostIP == b.HostIP || !a.HostIP.IsValid() || !b.HostIP.IsValid())
 }
 
+// onLoopback says whether the port is there on 127.0.0.1.
+func onLoopback(p network.PortMapping) bool {
+	return !p.HostIP.IsValid() || loopback4.Contains(p.HostIP)
+}
+
 func portName(p network.PortMapping) string {
 	if p.HostIP.IsValid() {
 		return fmt.Sprintf("host port %s %s", p.Protocol, netip.AddrPortFrom(p.HostIP, p.HostPort))

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -226,7 +227,7 @@ func (n *Network) publish(w *wire, held lease) error {
 	if len(held.Ports) == 0 {
 		return nil
 	}
-	if n.pools[0].prefix.Addr().Is4() {
+	if n.pools[0].prefix.Addr().Is4() && slices.ContainsFunc(held.Ports, onLoopback) {
 		// So that 127.0.0.1:port on the host leads into this interface; the guard
 		// chain keeps the pod from going the other way.
 		if err := setSysctl("net/ipv4/conf/"+w.name+"/route_localnet", "1"); err != nil {

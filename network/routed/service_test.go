@@ -95,12 +95,16 @@ func TestServicesOfKubeProxy(t *testing.T) {
 	}
 }
 
+func fill(rules, proto, a, b string) string {
+	return strings.NewReplacer("PROTO", proto, "POD_A", a, "POD_B", b).Replace(rules)
+}
+
 func service(t *testing.T, rules, proto string, program []string) {
 	l := newLab(t)
 	a, b, client := l.pod("9090:8000/tcp", "9090:8000/udp"), l.pod(), l.pod()
 	l.serve(a.NetNS, "a", ":8000")
 	l.serve(b.NetNS, "b", ":8000")
-	text := strings.NewReplacer("PROTO", proto, "POD_A", a.v4, "POD_B", b.v4).Replace(rules)
+	text := fill(rules, proto, a.v4, b.v4)
 	load := func() {
 		t.Helper()
 		l.in(l.node, func() error {

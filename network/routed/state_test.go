@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/network/networktest"
 )
 
 // generation is a number that the kernel raises with each nftables transaction.
@@ -219,6 +219,11 @@ func (l *lab) inventory() string {
 		for _, link := range links {
 			fmt.Fprintln(&out, "link", link.Attrs().Name)
 		}
+		namespaces, err := networktest.Peers()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&out, "network namespaces that links lead to:", namespaces)
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			routes, err := netlink.RouteList(nil, family)
 			if err != nil {
@@ -374,9 +379,13 @@ func TestTwoInstancesShareARange(t *testing.T) {
 func TestMTUIsTheUplinks(t *testing.T) {
 	l := newLab(t)
 	p := l.pod()
-	if p.MTU != 1400 {
-		t.Errorf("MTU is %d, the uplink has 1400", p.MTU)
-	}
+	l.in(p.NetNS, func() error {
+		link, err := netlink.LinkByName(podLink)
+		if err == nil && (link.Attrs().MTU != 1400 || p.MTU != 1400) {
+			t.Errorf("MTU is %d and is said to be %d, the uplink has 1400", link.Attrs().MTU, p.MTU)
+		}
+		return err
+	})
 	l.in(l.node, func() error {
 		link, err := netlink.LinkByName("up0")
 		if err != nil {

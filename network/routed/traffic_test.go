@@ -223,26 +223,32 @@ func TestUDPClientMovesWithThePort(t *testing.T) {
 	l := newLab(t)
 	first := l.pod("5353:53/udp")
 	l.serve(first.NetNS, "first", ":53")
-	conn, err := l.dial(l.outside, "udp", "", node4+":5353")
-	if err != nil {
-		t.Fatal(err)
+	clients := map[string]net.Conn{}
+	for client, node := range map[string]string{out4: node4, out6: node6} {
+		conn, err := l.dial(l.outside, "udp", "", net.JoinHostPort(node, "5353"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		clients[client] = conn
 	}
-	defer conn.Close()
-	if got, err := talk(conn); err != nil || got != "first "+out4 {
-		t.Fatal(got, err)
+	each := func(what string, check func(answer, client string, err error) bool) {
+		t.Helper()
+		for client, conn := range clients {
+			if got, err := talk(conn); !check(got, client, err) {
+				t.Errorf("%s: %s got %q, %v", what, client, got, err)
+			}
+		}
 	}
+	each("the first pod", func(answer, client string, err error) bool { return answer == "first "+client })
 	if err := l.net.Detach(context.Background(), first.ID); err != nil {
 		t.Fatal(err)
 	}
 	l.net.flows.wait()
-	// The client goes on while nobody has the port: a flow to the node itself.
-	if answer, err := talk(conn); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Errorf("nobody answered %q, %v", answer, err)
-	}
+	// The clients go on while nobody has the port: flows to the node itself.
+	each("nobody", func(_, _ string, err error) bool { return errors.Is(err, unix.ECONNREFUSED) })
 	second := l.pod("5353:53/udp")
 	l.net.flows.wait()
 	l.serve(second.NetNS, "second", ":53")
-	if got, err := talk(conn); err != nil || got != "second "+out4 {
-		t.Errorf("the client still talks to the pod before: %q, %v", got, err)
-	}
+	each("the second pod", func(answer, client string, err error) bool { return answer == "second "+client })
 }

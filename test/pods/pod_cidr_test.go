@@ -35,16 +35,18 @@ func TestRangeFromTheKubelet(t *testing.T) {
 	equal(t, "addresses of the next pod", strings.Join(addresses(t, i.RunPod()), " "), "10.77.3.2 fd77:3::2")
 }
 
+// bandwidth limits the pod's traffic both ways.
+func bandwidth(rate string) harness.PodOption {
+	return func(c *runtimeapi.PodSandboxConfig) {
+		c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": rate, "kubernetes.io/egress-bandwidth": rate}
+	}
+}
+
 func TestBandwidthAnnotations(t *testing.T) {
 	i := harness.New(t)
-	limits := func(rate string) harness.PodOption {
-		return func(c *runtimeapi.PodSandboxConfig) {
-			c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": rate, "kubernetes.io/egress-bandwidth": rate}
-		}
-	}
-	_, err := i.TryRunPod(i.PodConfig(limits("fast")))
+	_, err := i.TryRunPod(i.PodConfig(bandwidth("fast")))
 	equal(t, "code of a rate that is none", status.Code(err), codes.InvalidArgument)
-	pod := i.RunPod(limits("10M"))
+	pod := i.RunPod(bandwidth("10M"))
 	server := pod.Run("server", i.Image(probe), run("serve-http", "8080", "hello"))
 	server.WaitOutput("ready")
 	equal(t, "page from a limited pod", fetch(t, i.Node, addresses(t, pod)[0], 8080, "/"), "hello")

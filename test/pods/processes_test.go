@@ -24,7 +24,7 @@ func TestNoProgramButTheContainers(t *testing.T) {
 		equal(t, "execve "+step, harness.Execs(harness.Family(events.Take(t), cri...)), want)
 	}
 	before := mountPoints(t)
-	pod := i.RunPod()
+	pod := i.RunPod(port(8098, 80), bandwidth("10M")) // all that the network has to do
 	executed("of RunPodSandbox", 0)
 	c := pod.Create("c", image, sleeper)
 	executed("of CreateContainer", 0)
