@@ -26,6 +26,7 @@ func (d *daemon) asides() (list []string) {
 	for _, pattern := range []string{
 		filepath.Join(d.root, "*", record.QuarantineDir, "*"),
 		filepath.Join(d.state, "ipam", "*.bad"),
+		filepath.Join(d.root, "network", "cni", "attached", "*.bad"),
 		filepath.Join(d.root, "*.broken"),
 	} {
 		paths, err := filepath.Glob(pattern)

@@ -63,7 +63,8 @@ type database struct {
 	path string
 }
 
-// errBroken says that the file's content cannot be used.
+// errBroken says that the file's content cannot be used: damaged, or of a later
+// version, which is set aside too and is there for the program that wrote it.
 var errBroken = errors.New("database is broken")
 
 // openDatabase opens the file or, if its content is broken, begins a new one.
@@ -131,7 +132,7 @@ func (d *database) prepare() error {
 			return meta.Put(versionKey, []byte(strconv.Itoa(databaseVersion)))
 		}
 		if n, err := strconv.Atoi(string(version)); err != nil || n != databaseVersion {
-			return fmt.Errorf("cannot use image database %s: it has version %.20q, this program knows %d", d.path, version, databaseVersion)
+			return fmt.Errorf("%w: it has version %.20q, this program knows %d", errBroken, version, databaseVersion)
 		}
 		return nil
 	})

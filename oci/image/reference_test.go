@@ -254,14 +254,26 @@ func TestEmptyDatabase(t *testing.T) {
 	}
 }
 
-// TestNewerDatabase: a database of a later version is not thrown away.
+// TestNewerDatabase: a database of a later version keeps nobody from starting and is
+// not thrown away: the program that wrote it finds it beside.
 func TestNewerDatabase(t *testing.T) {
 	l := newLab(t)
 	config := l.config
 	editDatabase(t, l, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(versionKey, []byte("2")) })
-	_, err := Open(config)
-	wantError(t, err, `it has version "2", this program knows 1`)
-	editClosed(t, config.Root, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(versionKey, []byte("1")) })
+	l.open(t, config)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	aside := filepath.Join(config.Root, databaseFile+".broken")
+	if err := os.Rename(aside, filepath.Join(config.Root, databaseFile)); err != nil {
+		t.Fatal(err)
+	}
+	editClosed(t, config.Root, func(tx *bbolt.Tx) error {
+		if v := tx.Bucket(metaBucket).Get(versionKey); string(v) != "2" {
+			t.Errorf("what was set aside has version %q", v)
+		}
+		return tx.Bucket(metaBucket).Put(versionKey, []byte("1"))
+	})
 	l.open(t, config)
 }
 

@@ -4,6 +4,7 @@
 //
 //	<dir>/layers/<algorithm>-<hex>/fs          the layer's files
 //	<dir>/layers/<algorithm>-<hex>/layer.json  its record: what was counted
+//	<dir>/layers/quarantine/   layers with a record that cannot be used
 //	<dir>/incoming/<random>/                   layers that are being unpacked
 //	<dir>/trash/<random>/                      layers that are being deleted
 //
@@ -26,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +43,9 @@ const (
 	trashDir    = "trash"
 	filesDir    = "fs"
 	recordFile  = "layer.json"
+
+	quarantineDir = "quarantine"
+	whyFile       = "why" // in what is there: what is wrong with it
 )
 
 // recordLimit bounds a layer's record when it is read back, in bytes.
@@ -119,17 +124,46 @@ func (s *Store) load() error {
 		return fmt.Errorf("cannot list layers: %w", err)
 	}
 	for _, e := range entries {
-		dir := filepath.Join(s.dir, layersDir, e.Name())
-		rec, err := readRecord(dir)
-		if err != nil || dirName(rec.DiffID) != e.Name() {
-			if err := os.Rename(dir, filepath.Join(s.dir, trashDir, e.Name())); err != nil {
-				return fmt.Errorf("cannot discard layer %s without a record: %w", e.Name(), err)
-			}
+		if e.Name() == quarantineDir {
 			continue
 		}
-		s.add(rec.DiffID, rec.Info)
+		rec, err := readRecord(filepath.Join(s.dir, layersDir, e.Name()))
+		if err == nil && dirName(rec.DiffID) != e.Name() {
+			err = errPlace
+		}
+		switch {
+		case err == nil:
+			s.add(rec.DiffID, rec.Info)
+			continue
+		case errors.Is(err, fs.ErrNotExist):
+			err = os.Rename(filepath.Join(s.dir, layersDir, e.Name()), filepath.Join(s.dir, trashDir, e.Name()))
+		default:
+			err = s.setAside(e.Name(), err)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot discard layer %s without a record: %w", e.Name(), err)
+		}
 	}
 	return nil
+}
+
+var errPlace = errors.New("it is the record of another layer")
+
+// setAside moves a layer with a record that cannot be used out of the way: a
+// container may run from its files, which are the same wherever they are.
+func (s *Store) setAside(name string, why error) error {
+	place := filepath.Join(s.dir, layersDir, quarantineDir)
+	if err := os.MkdirAll(place, 0o700); err != nil {
+		return err
+	}
+	to := filepath.Join(place, name)
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(s.dir, layersDir, name), to); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, whyFile), []byte(why.Error()+"\n"), 0o600)
 }
 
 // add counts a layer. The caller holds mu or is Open.

@@ -402,7 +402,8 @@ func TestSameLayerTwice(t *testing.T) {
 	}
 }
 
-// TestReopen: after a crash only whole layers are there.
+// TestReopen: after a crash only whole layers are there; where a record is there and
+// wrong, the layer is set aside, for a container may run from it.
 func TestReopen(t *testing.T) {
 	s := openStore(t)
 	whole, wholeID := archiveOf(t, file("a", "whole"))
@@ -444,8 +445,13 @@ func TestReopen(t *testing.T) {
 		t.Errorf("usage %d %d, want %d %d", b, i, wantBytes, wantInodes)
 	}
 	names, _ := os.ReadDir(filepath.Join(s.dir, layersDir))
-	if len(names) != 1 {
+	if len(names) != 2 {
 		t.Errorf("directories %v", names)
+	}
+	for _, name := range []string{dirName(tornID), dirName(digest.FromString("other"))} {
+		if why, err := os.ReadFile(filepath.Join(s.dir, layersDir, quarantineDir, name, whyFile)); err != nil || len(why) == 0 {
+			t.Errorf("why %s is in quarantine: %q, %v", name, why, err)
+		}
 	}
 	nothingLeft(t, again)
 }

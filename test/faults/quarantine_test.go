@@ -113,34 +113,58 @@ func named(t *testing.T, i *harness.Instance, path string) bool {
 	return false
 }
 
-// TestOtherFilesSpoilt: a lease or the image database that cannot be read is set
-// aside and named; the pods live.
+// TestOtherFilesSpoilt: a lease, a layer's record, a plugin's record or the image
+// database that cannot be used is set aside and named; the pods live.
 func TestOtherFilesSpoilt(t *testing.T) {
 	i := harness.New(t)
 	image := i.Image("probe")
+	const nobody = "0000000000000000000000000000000000000000000000000000000000000000"
 	for how, change := range spoil {
 		t.Run(how, func(t *testing.T) {
 			pod := i.RunPod()
 			c := pod.Run("c", image, []string{"/bin/workload", "sleep-forever"})
 			pid := c.PID()
+			layer := layerOf(t, i)
 			i.Kill()
 			lease, images := filepath.Join(i.State, "ipam", pod.ID), filepath.Join(i.Root, "images.db")
 			rewrite(t, lease, func(b []byte) []byte { return append(change(b), "garbage"...) })
 			rewrite(t, images, func(b []byte) []byte { return append([]byte("garbage"), change(b)...) })
+			rewrite(t, filepath.Join(layer, "layer.json"), func(b []byte) []byte { return change(append([]byte("garbage"), b...)) })
+			attached := filepath.Join(i.Root, "network", "cni", "attached", nobody)
+			if err := os.WriteFile(attached, change([]byte(`{"version":99}`)), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			i.Start()
-			if !named(t, i, lease+".bad") || !named(t, i, images+".broken") {
-				t.Error("Status does not name what was set aside")
+			aside := []string{lease + ".bad", images + ".broken", attached + ".bad", filepath.Join(i.Root, "layers", "quarantine", filepath.Base(layer))}
+			for _, path := range aside {
+				if !named(t, i, path) {
+					t.Errorf("Status does not name %s", path)
+				}
 			}
 			if got := c.PID(); got != pid || !harness.Alive(pid) {
 				t.Errorf("the container is process %d, it was %d", got, pid)
 			}
+			if got := c.MustExec("/bin/workload", "exit", "0"); got != "" {
+				t.Errorf("the container's files: %q", got)
+			}
 			pod.Stop()
 			pod.Remove()
-			os.Remove(lease + ".bad")
-			os.Remove(images + ".broken")
+			for _, path := range append(aside, filepath.Join(i.Root, "layers", "quarantine")) {
+				os.RemoveAll(path)
+			}
 			i.Pull(image)
 		})
 	}
+}
+
+// layerOf is the directory of a layer.
+func layerOf(t *testing.T, i *harness.Instance) string {
+	t.Helper()
+	found, _ := filepath.Glob(filepath.Join(i.Root, "layers", "sha256-*"))
+	if len(found) == 0 {
+		t.Fatal("there is no layer")
+	}
+	return found[0]
 }
 
 // TestStrangers: what has our name and no record is gone after a start.
