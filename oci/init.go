@@ -54,12 +54,76 @@ func (r *Runtime) newInit(ctx context.Context, podID, cgroup string) error {
 	if err := initFiles(fds); err != nil {
 		return err
 	}
-	p, err := program.Init(in)
+	keep, err := procNamespace(&in, fds)
 	if err != nil {
 		return err
 	}
-	_, err = r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: id, Kind: keeper.KindContainer}, Program: p, FDs: fds, Timeout: startBound})
+	p, err := program.Init(in)
+	if err != nil {
+		closeFiles(keep)
+		return err
+	}
+	_, err = r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: id, Kind: keeper.KindContainer}, Program: p, FDs: fds, Keep: keep, Timeout: startBound})
 	return err
+}
+
+// fdProc is, in an init's custody, the mount namespace with its procfs.
+const fdProc = "proc"
+
+// procNamespace has the init leave a procfs for the pod's containers, where the
+// kernel makes none from outside the PID namespace.
+func procNamespace(in *program.InitInput, fds map[string]*os.File) (map[string]*os.File, error) {
+	if mount.Detect().ProcOf {
+		return nil, nil
+	}
+	ns, err := mount.EmptyNamespace()
+	if err != nil {
+		return nil, err
+	}
+	in.ProcNamespace, fds["ns.proc"] = "ns.proc", ns
+	kept, err := dup(ns)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]*os.File{fdProc: kept}, nil
+}
+
+// donatedProc is a procfs of the PID namespace that a container joins, for kernels
+// that make none from outside: a clone of what the target has, or of what the
+// pod's init left.
+func (m *maker) donatedProc() (*os.File, error) {
+	if m.bundle.Target == "" {
+		kept, err := m.Keeper.FD(InitID(m.bundle.PodID), fdProc)
+		if err != nil {
+			return nil, fmt.Errorf("cannot mount proc of the pod's PID namespace, which this kernel makes only at the pod's start: %w", err)
+		}
+		defer kept.Close()
+		return mount.Clone(kept, false)
+	}
+	pidfd, err := m.Keeper.FD(m.bundle.Target, keeper.FDPid)
+	if err != nil {
+		return nil, err
+	}
+	defer pidfd.Close()
+	pid, err := pidOf(pidfd)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := mount.ProcOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	return proc, stillAlive(pidfd, proc)
+}
+
+// stillAlive closes f unless the process has not been reaped: only then was its pid
+// its own.
+func stillAlive(pidfd, f *os.File) error {
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), 0, nil, 0); err != nil {
+		f.Close()
+		return fmt.Errorf("the process has ended: %w", os.NewSyscallError("pidfd_send_signal", err))
+	}
+	return nil
 }
 
 func initFiles(fds map[string]*os.File) (err error) {
@@ -102,16 +166,15 @@ func initImage() (*os.File, error) {
 	return dup(f)
 }
 
-// pidfdGetPIDNamespace asks a pidfd for its process's pid namespace (Linux 6.11,
-// ioctl_pidfd(2)).
-const pidfdGetPIDNamespace = 0xff05
-
 // pidNamespaceOf opens the pid namespace of a process.
 func pidNamespaceOf(pidfd *os.File) (*os.File, error) {
-	fd, err := unix.IoctlRetInt(int(pidfd.Fd()), pidfdGetPIDNamespace)
+	pid, err := pidOf(pidfd)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", pid))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open pid namespace: %w", err)
 	}
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "pid"), nil
+	return f, stillAlive(pidfd, f)
 }

@@ -180,6 +180,7 @@ func (m *maker) openNamespaces(ctx context.Context) error {
 		var f *os.File
 		var err error
 		if ns.Type == specs.PIDNamespace {
+			m.input.ProcDonated = !mount.Detect().ProcOf
 			f, err = m.pidNamespace(ctx)
 		} else {
 			f, err = m.Keeper.FD(m.bundle.PodID, names[ns.Type])
@@ -235,7 +236,7 @@ func (m *maker) makeMounts(ctx context.Context) error {
 			continue // proc, sysfs, mqueue: made by the child
 		}
 		m.give(fmt.Sprintf("mount.%d", i), f)
-		if m.mounts[i].Type == "bind" {
+		if t := m.mounts[i].Type; t == "bind" || t == "proc" {
 			if err := m.finishBind(ctx, i, f); err != nil {
 				closeFrom(volumes, i+1)
 				return err
@@ -320,16 +321,27 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 		return mount.Devpts(terminalGroup(m.bundle.IDs))
 	case "cgroup":
 		return m.makeCgroupView()
+	case "proc":
+		if m.input.ProcDonated {
+			return m.donatedProc()
+		}
 	}
 	return nil, nil
 }
 
 // makeCgroupView is the container's /sys/fs/cgroup: on v1 a tmpfs with a
-// directory for each controller's bind mount; on v2 the child mounts it.
+// directory for each controller's bind mount; on v2 the child mounts it, or it is
+// the node's, as /proc/<pid>/cgroup shows it to a container without a cgroup
+// namespace.
 func (m *maker) makeCgroupView() (*os.File, error) {
 	views := m.group.Views()
-	if len(views) == 0 || views[0].Name == "" {
+	switch {
+	case len(views) == 0:
 		return nil, nil
+	case views[0].Name == "" && hasNamespace(m.spec, specs.CgroupNamespace):
+		return nil, nil
+	case views[0].Name == "":
+		return mount.BindOwn(m.Cgroups.Views("/")[0].Dir)
 	}
 	dir, err := mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
 	if err != nil {
@@ -342,6 +354,10 @@ func (m *maker) makeCgroupView() (*os.File, error) {
 		}
 	}
 	return dir, nil
+}
+
+func hasNamespace(s *specs.Spec, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
 // addView gives one hierarchy's directory; the child makes its place, and makes it
@@ -419,14 +435,7 @@ func (m *maker) maskFile() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), "null", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open null device: %w", err)
-	}
-	null := os.NewFile(uintptr(fd), "null")
-	defer null.Close()
-	return mount.Clone(null, false)
+	return mount.CloneBelow(dir, "null")
 }
 
 // sealRoot makes the root file system read-only, now that it has everything.

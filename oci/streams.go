@@ -121,10 +121,5 @@ func (m *maker) makeTerminal() error {
 			return fmt.Errorf("cannot size terminal: %w", err)
 		}
 	}
-	console, err := mount.Clone(slave, false)
-	if err != nil {
-		return err
-	}
-	m.give("console", console)
 	return nil
 }

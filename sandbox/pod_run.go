@@ -204,11 +204,15 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
 }
 
-// newShm makes a pod's /dev/shm.
+// newShm makes a pod's /dev/shm, of which each container gets a clone.
 func (m *Manager) newShm(p *Pod) (*os.File, error) {
 	uid, gid := p.ids().Root()
-	return mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, UID: uid, GID: gid,
+	shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, UID: uid, GID: gid,
 		Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
+	if err != nil {
+		return nil, err
+	}
+	return mount.Hold(shm)
 }
 
 // dropNamespaces lets go of the last references, in its turn: many at a time

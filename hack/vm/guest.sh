@@ -1,6 +1,6 @@
 # What the machine runs once its root file system is there: mounts what an init
 # mounts, unless systemd is init, and then the command.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root CRIBOX_SLOW=10
 . /.vm/settings.sh
 
 mounts() {

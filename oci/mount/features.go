@@ -2,6 +2,7 @@ package mount
 
 import (
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -32,14 +33,40 @@ type Features struct {
 	// DetachedLayers: an overlay takes layers that are on a detached mount, as
 	// id-mapped ones are.
 	DetachedLayers bool
+	// ProcOf: a procfs can be made of a PID namespace in which one is not.
+	ProcOf bool
 	// SetAttr: attributes of mounts can be changed, also recursively. Without it
 	// read-only volumes and cri-box as a whole do not work.
 	SetAttr bool
 }
 
+// Without names, in the environment, what Detect shall not find, as on an older
+// kernel, separated by commas: lowerdir+fd, lowerdir+, volatile, clone-detached,
+// pidns.
+const Without = "CRI_BOX_WITHOUT"
+
 // Detect tries this kernel's features, once per process.
 var Detect = sync.OnceValue(func() Features {
-	f := Features{Layers: layerMode(), Volatile: overlayTakes("volatile")}
+	f := probe()
+	for _, name := range strings.Split(os.Getenv(Without), ",") {
+		switch name {
+		case "lowerdir+fd":
+			f.Layers, f.DetachedLayers = LayersByPath, false
+		case "lowerdir+":
+			f.Layers, f.DetachedLayers = LayersByMount, false
+		case "volatile":
+			f.Volatile = false
+		case "clone-detached":
+			f.CloneDetached = false
+		case "pidns":
+			f.ProcOf = false
+		}
+	}
+	return f
+})
+
+func probe() Features {
+	f := Features{Layers: layerMode(), Volatile: overlayTakes("volatile"), ProcOf: procOf()}
 	dir, err := newContext("tmpfs").mount(0)
 	if err != nil {
 		return f
@@ -47,12 +74,12 @@ var Detect = sync.OnceValue(func() Features {
 	defer dir.Close()
 	f.DetachedLayers = f.Layers == LayersByFD && takesDetached(dir)
 	f.SetAttr = SetAttr(dir, Attr{RecursiveReadOnly: true, Propagation: Private}) == nil
-	if again, err := Clone(dir, true); err == nil {
+	if again, err := clone(int(dir.Fd()), "", "tmpfs", true); err == nil {
 		f.CloneDetached = true
 		again.Close()
 	}
 	return f
-})
+}
 
 // layerMode tries how layers can be given. An overlay file system of the old
 // interface keeps any string until it is made, so that a layer that does not
@@ -104,5 +131,18 @@ func overlayTakes(flag string) bool {
 	c := newContext("overlay")
 	defer c.close()
 	c.setFlag(flag)
+	return c.err == nil
+}
+
+// procOf tries the option pidns of procfs (Linux 6.17).
+func procOf() bool {
+	own, err := os.Open("/proc/self/ns/pid")
+	if err != nil {
+		return false
+	}
+	defer own.Close()
+	c := newContext("proc")
+	defer c.close()
+	c.setFD("pidns", int(own.Fd()))
 	return c.err == nil
 }

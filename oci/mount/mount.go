@@ -87,10 +87,13 @@ func (a Attr) flags() uint64 {
 
 // Clone returns a detached bind mount of what f refers to: a directory or a
 // file, such as the slave of a terminal. With recursive the mounts below come
-// along. The clone keeps f's propagation. A kernel whose Features lack
-// CloneDetached refuses this (EINVAL) when f itself is on a detached mount.
+// along. The clone keeps f's propagation. What is on a detached mount can be
+// cloned everywhere only if it comes from Hold.
 func Clone(f *os.File, recursive bool) (*os.File, error) {
 	defer runtime.KeepAlive(f)
+	if !Detect().CloneDetached && isNamespace(f) {
+		return cloneHeld(f)
+	}
 	return clone(int(f.Fd()), "", f.Name(), recursive)
 }
 

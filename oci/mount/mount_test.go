@@ -111,6 +111,25 @@ func TestPTY(t *testing.T) {
 	}
 }
 
+// TestHold takes clones of a tmpfs as kernels do that clone nothing detached.
+func TestHold(t *testing.T) {
+	tmpfs := ok(t)(Tmpfs(TmpfsOptions{Mode: 0o755}))
+	if err := write(tmpfs, "file"); err != nil {
+		t.Fatal(err)
+	}
+	want := stat(t, tmpfs, "file")
+	held := ok(t)(holdAttached(tmpfs))
+	if !isNamespace(held) {
+		t.Fatalf("%s is no namespace", held.Name())
+	}
+	for range 2 {
+		c := ok(t)(cloneHeld(held))
+		if got := stat(t, c, "file"); got.Ino != want.Ino || got.Dev != want.Dev {
+			t.Errorf("the clone's file: %+v, wanted %+v", got, want)
+		}
+	}
+}
+
 // inNamespace runs do on a thread with a mount namespace of its own, which ends
 // with it, and dir as a shared mount in it.
 func inNamespace(t *testing.T, dir string, do func() error) {

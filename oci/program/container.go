@@ -20,7 +20,7 @@ import (
 //	mask.file mask.dir   what covers masked paths: detached mounts of /dev/null and of
 //	                     an empty read-only tmpfs; only with masked paths
 //	stdin stdout stderr  without a terminal
-//	tty console          with one: the slave, and a detached mount of it
+//	tty                  with one: the slave, the first terminal of the spec's devpts
 type ContainerInput struct {
 	// ID is the container's, for errors.
 	ID string

@@ -20,6 +20,10 @@ type InitInput struct {
 	// Namespaces names those of the pod that the init joins: ns.net, ns.ipc,
 	// ns.uts, ns.user.
 	Namespaces []string
+	// ProcNamespace names an empty mount namespace, to whose root the init attaches
+	// a procfs of its pid namespace: before Linux 6.17 nobody outside can make one.
+	// Empty means that none is wanted.
+	ProcNamespace string
 	// CgroupV2, TasksFDs and LastCap are as in ContainerInput.
 	CgroupV2 string
 	TasksFDs []string
@@ -46,6 +50,9 @@ func Init(in InitInput) (*Program, error) {
 		}
 	}
 	s.session()
+	if in.ProcNamespace != "" {
+		c.leaveProc(in.ProcNamespace)
+	}
 	c.root()
 	s.stdio()
 	l.call("keep the executable", "dup3", l.FD("exe"), Int(3), Flag(unix.O_CLOEXEC, "O_CLOEXEC"))
@@ -58,4 +65,20 @@ func Init(in InitInput) (*Program, error) {
 	l.call("execute the init", "execveat", Int(3), l.Str(""), l.vec([]string{"cri-box-init"}, `["cri-box-init"]`), l.vec(nil, "[]"),
 		Flag(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"))
 	return l.done()
+}
+
+// leaveProc makes a procfs while nobody else is in the pid namespace, and goes on
+// in a copy of the mount namespace where it has left it: that is detached with
+// the rest of what was there before the init's own root (see root).
+func (c *container) leaveProc(ns string) {
+	fs, proc := c.reg(), c.reg()
+	c.call("open proc", "fsopen", c.Str("proc"), Flag(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Dst = fs
+	c.call("make proc", "fsconfig", In(fs), Flag(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), Null(), Null(), Int(0))
+	c.call("make a mount of proc", "fsmount", In(fs), Flag(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"),
+		Flag(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "NOSUID|NODEV|NOEXEC")).Dst = proc
+	c.call("enter the namespace that keeps proc", "setns", c.FD(ns), Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	c.call("leave proc there", "move_mount", In(proc), c.Str(""), cwd, c.Str("/"), Flag(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
+	c.call("go on in a copy of it", "unshare", Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	c.close(fs)
+	c.close(proc)
 }

@@ -303,9 +303,11 @@ func TestSharedPID(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	s := newScene(t)
 	in := s.container()
-	master, slave := s.pty(t)
+	devpts := s.giveFS("mount.5", "devpts", "ptmxmode", "0666")
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "devpts", Destination: "/dev/pts"})
+	s.mkdir(s.fds["mount.0"], "pts")
+	master, slave := s.ptyIn(t, devpts, "ptmx")
 	s.fds["tty"] = slave
-	s.giveTree("console", slave.Name(), 0)
 	in.Spec.Process.Terminal = true
 	r := s.spawn(compile(t, in))
 	st := must[*state.State](t)(state.Parse(readTerminal(t, master, r)))
@@ -337,9 +339,16 @@ func TestTerminalExec(t *testing.T) {
 	}
 }
 
-// pty makes a terminal; the slave's Name is its path.
+// pty makes a terminal of the host.
 func (s *scene) pty(t *testing.T) (master, slave *os.File) {
-	fd := must[int](t)(unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0))
+	dir := must[*os.File](t)(os.Open("/dev/pts"))
+	defer dir.Close()
+	return s.ptyIn(t, dir, "/dev/ptmx")
+}
+
+// ptyIn makes a terminal in an instance of devpts.
+func (s *scene) ptyIn(t *testing.T, devpts *os.File, ptmx string) (master, slave *os.File) {
+	fd := must[int](t)(unix.Openat(int(devpts.Fd()), ptmx, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0))
 	master = os.NewFile(uintptr(fd), "ptmx")
 	master.SetReadDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { master.Close() })
@@ -347,8 +356,8 @@ func (s *scene) pty(t *testing.T) (master, slave *os.File) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("/dev/pts/%d", n)
-	return master, os.NewFile(uintptr(must[int](t)(unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0))), name)
+	name := strconv.Itoa(n)
+	return master, os.NewFile(uintptr(must[int](t)(unix.Openat(int(devpts.Fd()), name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0))), name)
 }
 
 // readTerminal reads the process's one line.

@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -41,8 +42,7 @@ func (c *container) mounts() {
 		}
 	}
 	if c.spec.Process.Terminal {
-		c.attach(mountPoint{dest: "/dev/console", file: true, parent: c.parent("/dev/console", len(c.spec.Mounts)),
-			what: "the terminal"}, c.FD("console"))
+		c.console()
 	}
 	for _, i := range proc {
 		c.mount(i)
@@ -51,6 +51,23 @@ func (c *container) mounts() {
 		c.readonlyPath(p)
 	}
 	c.maskedPaths(c.spec.Linux.MaskedPaths)
+}
+
+// console mounts the container's own terminal, the first of its devpts, on
+// /dev/console. It is cloned here, where the devpts is attached: before Linux 6.15
+// nothing of a detached one can be.
+func (c *container) console() {
+	devpts := slices.IndexFunc(c.spec.Mounts, func(m specs.Mount) bool { return m.Type == "devpts" })
+	if devpts < 0 {
+		c.fail("process.terminal: no mount is a devpts")
+		return
+	}
+	r := c.reg()
+	c.call("clone the terminal", "open_tree", c.FD(fmt.Sprintf("mount.%d", devpts)), c.Str("0"),
+		Flag(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")).Dst = r
+	c.attach(mountPoint{dest: "/dev/console", file: true, parent: c.parent("/dev/console", len(c.spec.Mounts)),
+		what: "the terminal"}, In(r))
+	c.close(r)
 }
 
 // mount puts mount i of the spec where it belongs.

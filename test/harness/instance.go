@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,12 +31,21 @@ import (
 
 // How long the harness waits for what should take milliseconds, on a busy
 // machine and under the race detector.
-const (
-	readyTimeout = 30 * time.Second
-	stopTimeout  = 15 * time.Second
-	callTimeout  = 60 * time.Second
-	waitTimeout  = 30 * time.Second
+var (
+	readyTimeout = 30 * time.Second * slow
+	stopTimeout  = 15 * time.Second * slow
+	callTimeout  = 60 * time.Second * slow
+	waitTimeout  = 30 * time.Second * slow
 )
+
+// slow is how many times longer an emulated machine (hack/vm) takes.
+var slow = func() time.Duration {
+	n, err := strconv.Atoi(os.Getenv("CRIBOX_SLOW"))
+	if err != nil {
+		return 1
+	}
+	return time.Duration(n)
+}()
 
 // An Instance is one running cri-box with everything around it.
 type Instance struct {

@@ -43,9 +43,12 @@ func beyondAhead(links []string) []string {
 	count := map[string]int{}
 	for _, link := range links {
 		kind, _, _ := strings.Cut(link, ":[")
-		if kind == "net" || kind == "ipc" || kind == "uts" {
+		switch {
+		case kind == "net" || kind == "ipc" || kind == "uts":
 			count[kind]++
-		} else {
+		case kind == "mnt" && count[kind] == 0:
+			count[kind]++ // the empty one of older kernels (mount.Hold)
+		default:
 			rest = append(rest, link)
 		}
 	}

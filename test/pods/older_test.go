@@ -1,0 +1,68 @@
+package pods_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/oci/mount"
+	"github.com/cri-box/cri-box/test/harness"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// masked is one of the paths that the kubelet has masked.
+var masked = []string{"/proc/keys"}
+
+// TestAsOnAnOlderKernel switches off what Linux 6.1 lacks: the pod is the same.
+func TestAsOnAnOlderKernel(t *testing.T) {
+	i := harness.New(t, harness.Env(mount.Without+"=lowerdir+,volatile,clone-detached,pidns"))
+	pod := i.RunPod(namespaces(modePod, modePod, modePod))
+	a := pod.Run("a", i.Image(busybox), sleeper, security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = masked }))
+	b := pod.Run("b", i.Image(busybox), sleeper, func(c *runtimeapi.ContainerConfig) { c.Tty = true })
+	if !holdsMountNamespace(t, i.PID()) {
+		t.Fatal("serve holds no mount namespace: nothing is switched off")
+	}
+	a.MustExec("sh", "-c", "echo shared >/dev/shm/file")
+	equal(t, "b's /dev/shm/file", b.MustExec("cat", "/dev/shm/file"), "shared\n")
+	equal(t, "process 1", b.MustExec("cat", "/proc/1/comm"), "cri-box-init\n")
+	if ps := a.MustExec("ps"); strings.Count(ps, "sleep-forever") != 2 {
+		t.Errorf("a sees\n%s", ps)
+	}
+	equal(t, "masked file", a.MustExec("cat", "/proc/keys"), "")
+	if out := b.MustExec("ls", "-l", "/dev/console"); !strings.Contains(out, "136,") {
+		t.Errorf("/dev/console is %s", out)
+	}
+	if _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(harness.Init(a.PID())), "root/proc/1")); err == nil {
+		t.Error("through the init's root the containers see a procfs without masks")
+	}
+}
+
+// TestTargetAsOnAnOlderKernel is a debug container in another's PID namespace.
+func TestTargetAsOnAnOlderKernel(t *testing.T) {
+	i := harness.New(t, harness.Env(mount.Without+"=clone-detached,pidns"))
+	pod := i.RunPod()
+	target := pod.Run("target", i.Image(busybox), sleeper)
+	debug := pod.Run("debug", i.Image(busybox), []string{"sleep", "1000"}, security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+		s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: modeTarget, TargetId: target.ID}
+		s.MaskedPaths = masked
+	}))
+	equal(t, "process 1", debug.MustExec("cat", "/proc/1/comm"), "workload\n")
+	equal(t, "masked file", debug.MustExec("cat", "/proc/keys"), "")
+}
+
+func holdsMountNamespace(t *testing.T, pid int) bool {
+	t.Helper()
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if link, _ := os.Readlink(filepath.Join(dir, e.Name())); strings.HasPrefix(link, "mnt:[") {
+			return true
+		}
+	}
+	return false
+}
