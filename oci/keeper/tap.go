@@ -17,10 +17,27 @@ type tap struct {
 const tapBound = 10 * time.Second
 
 func (l *logger) addTap(stream string, pipe *os.File) {
+	t := &tap{pipe}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sweepTaps(stream)
-	l.taps[stream] = append(l.taps[stream], &tap{pipe})
+	l.taps[stream] = append(l.taps[stream], t)
+	l.mu.Unlock()
+	go func() {
+		t.awaitReader()
+		l.dropTap(stream, t)
+	}()
+}
+
+// awaitReader returns when nobody has the read end any more (poll(2), POLLERR), or
+// the pipe is closed here: of a silent container a client that is gone would not be
+// noticed otherwise.
+func (t *tap) awaitReader() {
+	raw, err := t.pipe.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Read, so that it does not stand in the way of who writes: the poller wakes
+	// both for an error.
+	_ = raw.Read(func(fd uintptr) bool { return polled(fd, unix.POLLERR) })
 }
 
 // tap copies b to every client of the stream. A client that is gone, or that
@@ -37,30 +54,7 @@ func (l *logger) tap(stream string, b []byte) {
 	}
 }
 
-// sweepTaps drops clients that are gone. Of a silent container that would not be
-// noticed otherwise.
-func (l *logger) sweepTaps(stream string) {
-	var rest []*tap // a new list: the old one may be being written to
-	for _, t := range l.taps[stream] {
-		if t.readerGone() {
-			t.pipe.Close()
-		} else {
-			rest = append(rest, t)
-		}
-	}
-	l.taps[stream] = rest
-}
-
-// readerGone says whether nobody has the read end any more (poll(2), POLLERR).
-func (t *tap) readerGone() (gone bool) {
-	raw, err := t.pipe.SyscallConn()
-	if err != nil {
-		return true
-	}
-	err = raw.Control(func(fd uintptr) { gone = polled(fd, unix.POLLERR) })
-	return gone || err != nil
-}
-
+// dropTap takes a client off the list, if it is on it, and closes its pipe.
 func (l *logger) dropTap(stream string, gone *tap) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
