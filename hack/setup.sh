@@ -105,6 +105,8 @@ for what in "$@"; do
 		need xz xz-utils
 		[ -x /lib/systemd/systemd ] || missing="$missing systemd"
 		need dbus-daemon dbus
+		need apparmor_parser apparmor
+		need sudo sudo # critest loads profiles with it
 		;;
 	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race, critest and vm." ;;
 	esac

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cri-box/cri-box/oci/apparmor"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
@@ -25,8 +26,7 @@ func HostFacts(groups *cgroup.System) (spec.Host, error) {
 	if h.Kernel, err = kernel(); err != nil {
 		return h, err
 	}
-	lsm, err := os.ReadFile("/sys/kernel/security/lsm")
-	h.AppArmor = err == nil && strings.Contains(string(lsm), "apparmor")
+	h.AppArmor = apparmor.Active()
 	mine, err := capabilities()
 	if err != nil {
 		return h, err

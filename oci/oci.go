@@ -11,12 +11,15 @@
 package oci
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/apparmor"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
@@ -53,6 +56,8 @@ type Runtime struct {
 	left    leftGroups
 	inits   singleflight.Group // starts of pods' inits, by pod
 
+	apparmor apparmor.Profiles
+
 	mu       sync.Mutex
 	prepared map[string]*prepared
 	groups   map[string]*cgroup.Cgroup
@@ -69,6 +74,16 @@ func New(c Config) (*Runtime, error) {
 		return nil, err
 	}
 	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}}, nil
+}
+
+// UseAppArmor makes sure that a profile is loaded; the default one is loaded if it
+// is missing.
+func (r *Runtime) UseAppArmor(ctx context.Context, profile string) error {
+	err := r.apparmor.Use(ctx, profile)
+	if errors.Is(err, apparmor.ErrNotLoaded) {
+		return fmt.Errorf("linux.security_context.apparmor: %w: %w", err, spec.ErrInvalid)
+	}
+	return err
 }
 
 // fault is a place where a test may have the daemon fail, wait or die.

@@ -41,6 +41,9 @@ func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, 
 			return nil, err
 		}
 	}
+	if in.Host.AppArmor, err = n.useAppArmor(ctx, in.Host.AppArmor); err != nil {
+		return nil, err
+	}
 	if in.SeccompProfile, err = readProfile(c); err != nil {
 		return nil, err
 	}
@@ -132,6 +135,22 @@ func (n *newContainer) target(ns spec.Namespaces, id string) (spec.Namespaces, e
 	n.ctr.Bundle.Target = c.ID
 	ns.PID = n.podFile(n.pod.ID, "ns/pid-of-"+c.ID)
 	return ns, nil
+}
+
+// useAppArmor has the container's profile loaded, and says whether AppArmor can be
+// used. Where the default cannot be loaded, as without apparmor_parser, only who asks
+// for it is refused.
+func (n *newContainer) useAppArmor(ctx context.Context, active bool) (bool, error) {
+	profile, asked, err := spec.AppArmor(n.ctr.Config.Of.GetLinux().GetSecurityContext(), active)
+	if err != nil || profile == "" {
+		return active, err
+	}
+	err = n.cfg.Runtime.UseAppArmor(ctx, profile)
+	if err != nil && !asked {
+		logger(n.ctr.ID).Warn("the container has no AppArmor profile", "why", err)
+		return false, nil
+	}
+	return true, err
 }
 
 // maxProfile bounds a seccomp profile, in bytes.

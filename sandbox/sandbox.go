@@ -68,6 +68,8 @@ type Runtime interface {
 	Exec(ctx context.Context, e oci.Exec) (*oci.Session, error)
 	// UserNamespaces makes a pod's user namespace and others in it, by name.
 	UserNamespaces(ctx context.Context, podID string, set oci.NamespaceSet) (map[string]*os.File, error)
+	// UseAppArmor makes sure that a profile is loaded.
+	UseAppArmor(ctx context.Context, profile string) error
 	// Delete ends the container's processes and takes away what Prepare and
 	// Start made. It needs id and cgroup only, and is safe when there is nothing.
 	Delete(ctx context.Context, id, cgroup string) error

@@ -18,6 +18,7 @@ import (
 	"github.com/cri-box/cri-box/cri/stream"
 	"github.com/cri-box/cri-box/network/mode"
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/apparmor"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
@@ -212,6 +213,7 @@ func (d *daemon) run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	go d.sandboxes.WatchExits(ctx)
+	go d.loadAppArmor(ctx)
 	go d.reloadOnSignal(ctx)
 	if err := d.recover(ctx); err != nil {
 		return err
@@ -223,6 +225,16 @@ func (d *daemon) run(ctx context.Context) error {
 		notify("STOPPING=1")
 		d.stop(server)
 		return nil
+	}
+}
+
+// loadAppArmor loads the default profile before a container needs it.
+func (d *daemon) loadAppArmor(ctx context.Context) {
+	if !apparmor.Active() {
+		return
+	}
+	if err := d.runtime.UseAppArmor(ctx, apparmor.Default); err != nil {
+		slog.Warn("containers have no default AppArmor profile", "why", err)
 	}
 }
 

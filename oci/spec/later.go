@@ -6,36 +6,41 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// refuseLater names what a request asks for and cri-box does not do yet. A
-// request that would silently run with less than it asked for is refused.
-func refuseLater(in Input) error {
-	var wrong findings
-	sc := in.security()
-	if kind, ref := apparmorProfile(sc); !sc.GetPrivileged() {
-		switch {
-		case kind == runtimeapi.SecurityProfile_Localhost:
-			wrong.add("linux.security_context.apparmor %q: AppArmor profiles are not supported yet", ref)
-		case kind == runtimeapi.SecurityProfile_RuntimeDefault && in.Host.AppArmor:
-			wrong.add("linux.security_context.apparmor RuntimeDefault: AppArmor is active on this node and profiles are not supported yet; use Unconfined")
-		}
+// DefaultAppArmor names the profile for RuntimeDefault.
+const DefaultAppArmor = "cri-box-default"
+
+// AppArmor returns the profile that a request asks for, "" for none. A request
+// that names none has the default where the kernel has AppArmor; asked says that it
+// names one. A privileged container has none.
+func AppArmor(sc *runtimeapi.LinuxContainerSecurityContext, active bool) (profile string, asked bool, err error) {
+	kind, ref := apparmorProfile(sc)
+	switch {
+	case sc.GetPrivileged(), kind == runtimeapi.SecurityProfile_Unconfined:
+		return "", false, nil
+	case kind == runtimeapi.SecurityProfile_Localhost && !active:
+		return "", true, invalid("linux.security_context.apparmor %q: AppArmor is not active on this node", ref)
+	case kind == runtimeapi.SecurityProfile_Localhost:
+		return ref, true, nil
+	case !active:
+		return "", false, nil
 	}
-	return wrong.err()
+	return DefaultAppArmor, sc.GetApparmor() != nil || sc.GetApparmorProfile() != "", nil
 }
 
-// apparmorProfile reads apparmor or, without it, the deprecated field; neither
-// means Unconfined here.
+// apparmorProfile reads apparmor or, without it, the deprecated field. Both may
+// write a name with "localhost/" before it.
 func apparmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (runtimeapi.SecurityProfile_ProfileType, string) {
 	if p := sc.GetApparmor(); p != nil {
-		return p.GetProfileType(), p.GetLocalhostRef()
+		return p.GetProfileType(), strings.TrimPrefix(p.GetLocalhostRef(), "localhost/")
 	}
 	ref, local := strings.CutPrefix(sc.GetApparmorProfile(), "localhost/")
 	switch {
 	case local:
 		return runtimeapi.SecurityProfile_Localhost, ref
-	case sc.GetApparmorProfile() == "runtime/default":
-		return runtimeapi.SecurityProfile_RuntimeDefault, ""
+	case sc.GetApparmorProfile() == "unconfined":
+		return runtimeapi.SecurityProfile_Unconfined, ""
 	}
-	return runtimeapi.SecurityProfile_Unconfined, ""
+	return runtimeapi.SecurityProfile_RuntimeDefault, ""
 }
 
 // checkUnsupported is the part that no host changes.

@@ -167,27 +167,41 @@ func TestAppArmor(t *testing.T) {
 		active bool
 		sc     *security
 		says   string // empty: accepted
+		want   string // the profile
 	}{
-		{"nothing", true, &security{}, ""},
-		{"default, inactive", false, &security{Apparmor: profile(standard, "")}, ""},
-		{"default, active", true, &security{Apparmor: profile(standard, "")}, "AppArmor is active"},
-		{"unconfined, active", true, &security{Apparmor: profile(unconfined, "")}, ""},
-		{"localhost, inactive", false, &security{Apparmor: profile(local, "web")}, `"web"`},
-		{"old default, inactive", false, &security{ApparmorProfile: "runtime/default"}, ""},
-		{"old default, active", true, &security{ApparmorProfile: "runtime/default"}, "AppArmor is active"},
-		{"old localhost", false, &security{ApparmorProfile: "localhost/web"}, `"web"`},
-		{"new over old", true, &security{Apparmor: profile(unconfined, ""), ApparmorProfile: "localhost/web"}, ""},
-		{"privileged", true, &security{Apparmor: profile(local, "web"), Privileged: true}, ""},
+		{"nothing, active", true, &security{}, "", DefaultAppArmor},
+		{"nothing, inactive", false, &security{}, "", ""},
+		{"default, inactive", false, &security{Apparmor: profile(standard, "")}, "", ""},
+		{"default, active", true, &security{Apparmor: profile(standard, "")}, "", DefaultAppArmor},
+		{"unconfined, active", true, &security{Apparmor: profile(unconfined, "")}, "", ""},
+		{"localhost, inactive", false, &security{Apparmor: profile(local, "web")}, `"web": AppArmor is not active`, ""},
+		{"localhost, active", true, &security{Apparmor: profile(local, "web")}, "", "web"},
+		{"localhost with its prefix", true, &security{Apparmor: profile(local, "localhost/web")}, "", "web"},
+		{"old default, inactive", false, &security{ApparmorProfile: "runtime/default"}, "", ""},
+		{"old default, active", true, &security{ApparmorProfile: "runtime/default"}, "", DefaultAppArmor},
+		{"old unconfined", true, &security{ApparmorProfile: "unconfined"}, "", ""},
+		{"old localhost, inactive", false, &security{ApparmorProfile: "localhost/web"}, `"web"`, ""},
+		{"old localhost, active", true, &security{ApparmorProfile: "localhost/web"}, "", "web"},
+		{"new over old", true, &security{Apparmor: profile(unconfined, ""), ApparmorProfile: "localhost/web"}, "", ""},
+		{"privileged", true, &security{Apparmor: profile(local, "web"), Privileged: true}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := testInput()
 			in.Host.AppArmor = c.active
 			in.Config.Linux.SecurityContext = c.sc
-			_, err := Container(in)
-			if c.says == "" && err != nil {
-				t.Error(err)
-			} else if c.says != "" {
+			s, err := Container(in)
+			if c.says != "" {
 				wantInvalid(t, err, "linux.security_context.apparmor", c.says)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Process.ApparmorProfile; got != c.want {
+				t.Errorf("the profile is %q, want %q", got, c.want)
+			}
+			if got := Exec(s, []string{"x"}, false).ApparmorProfile; got != c.want {
+				t.Errorf("that of an exec is %q, want %q", got, c.want)
 			}
 		})
 	}

@@ -34,6 +34,10 @@ func process(in Input) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	apparmor, _, err := AppArmor(in.security(), in.Host.AppArmor)
+	if err != nil {
+		return nil, err
+	}
 	adj := oomScoreAdj(in)
 	return &specs.Process{
 		Terminal:        in.Config.GetTty(),
@@ -43,6 +47,7 @@ func process(in Input) (*specs.Process, error) {
 		Cwd:             cwd,
 		Capabilities:    caps,
 		Rlimits:         rlimits(in.Defaults.Ulimits, in.Host.HardLimits),
+		ApparmorProfile: apparmor,
 		NoNewPrivileges: in.security().GetNoNewPrivs(),
 		OOMScoreAdj:     &adj,
 	}, nil

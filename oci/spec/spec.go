@@ -125,9 +125,6 @@ func linux(in Input, caps *specs.LinuxCapabilities, mounts []specs.Mount) (*spec
 	if err != nil {
 		return nil, err
 	}
-	if err := refuseLater(in); err != nil {
-		return nil, err
-	}
 	l := &specs.Linux{
 		CgroupsPath:       in.CgroupPath,
 		Namespaces:        namespaces,

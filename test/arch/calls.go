@@ -18,6 +18,7 @@ var starters = []string{
 	"oci/keeper",       // serve starts the keeper, the keeper its spawner: this same binary
 	"network/cni",      // plugins are programs
 	"oci/image/verify", // so are image verifiers
+	"oci/apparmor",     // apparmor_parser: the kernel takes compiled profiles only
 }
 
 var bans = []ban{
