@@ -69,7 +69,20 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 	if container.Linux.Resources, err = o.resources(); err != nil {
 		return nil, nil, err
 	}
+	if !o.privileged {
+		confine(container.Linux.SecurityContext)
+	}
 	return pod, container, o.setUser(container.Linux.SecurityContext)
+}
+
+// confine gives a container what the kubelet gives one with seccompProfile
+// RuntimeDefault and procMount Default: what of /proc and /sys is the node's is
+// hidden or read-only.
+func confine(s *runtimeapi.LinuxContainerSecurityContext) {
+	s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+	s.MaskedPaths = []string{"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+	s.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
 func parseAll[T any](texts []string, parse func(string) (T, error)) ([]T, error) {

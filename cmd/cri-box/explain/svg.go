@@ -92,7 +92,7 @@ func (b *block) draw(out *strings.Builder, x, y, width int) {
 	for _, l := range b.lines {
 		at += lineHeight
 		word(out, x+margin, at, `fill="#777"`, l.title)
-		word(out, x+margin+titleWidth, at, `fill="#111"`, cut(l.text, itemLetters+16))
+		word(out, x+margin+titleWidth, at, `fill="#111"`, cut(l.text, itemLetters+4))
 	}
 	at += lineHeight / 2
 	for i := range b.inner {

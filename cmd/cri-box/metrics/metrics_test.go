@@ -1,8 +1,12 @@
 package metrics
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -66,5 +70,36 @@ func TestAllAreCollected(t *testing.T) {
 		if !have[e.name] {
 			t.Errorf("a scrape has no %s", e.name)
 		}
+	}
+}
+
+// TestDashboard: docs/grafana.json asks for metrics that there are.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/grafana.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`cri_box_[a-z_]+`)
+	for _, p := range board.Panels {
+		for _, target := range p.Targets {
+			for _, name := range names.FindAllString(target.Expr, -1) {
+				plain := strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")
+				if !slices.ContainsFunc(metrics, func(e entry) bool { return e.name == name || e.name == plain }) {
+					t.Errorf("%s asks for %s, which there is not", p.Title, name)
+				}
+			}
+		}
+	}
+	if len(board.Panels) < 10 {
+		t.Errorf("%d panels", len(board.Panels))
 	}
 }
