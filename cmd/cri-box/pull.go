@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/oci/image"
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,9 @@ type pullLine struct {
 func (d *daemon) servePull(w http.ResponseWriter, r *http.Request) {
 	out := json.NewEncoder(w)
 	flusher, _ := w.(http.Flusher)
+	tell := cri.TellPull(r.FormValue("ref"))
 	img, err := d.images.Pull(r.Context(), r.FormValue("ref"), nil, func(p image.Progress) {
+		tell(p)
 		out.Encode(pullLine{Progress: p})
 		if flusher != nil {
 			flusher.Flush()

@@ -1,14 +1,19 @@
 package cli_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/cri-box/cri-box/oci/image"
+	"github.com/cri-box/cri-box/oci/image/imagetest"
 	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -47,6 +52,63 @@ func TestImages(t *testing.T) {
 	}
 	if r := cli(i, "images", "pull", ref+"x"); r.code != 1 || !strings.Contains(r.err, "not found") {
 		t.Errorf("pull of what is not there: %+v", r)
+	}
+}
+
+// TestPullProgress: while an image comes, the terminal, the log and the metrics
+// say how far it is.
+func TestPullProgress(t *testing.T) {
+	i := harness.New(t)
+	content := make([]byte, 2<<20)
+	rand.NewChaCha8([32]byte{}).Read(content) // that does not compress
+	img := imagetest.New().File("/file", 0o644, content).Build()
+	ref, layer := i.Push("big", img), img.Manifest.Layers[0].Digest
+	goOn := make(chan struct{})
+	i.Registry().Break(imagetest.Fault{Path: layer.String(), Do: func(w http.ResponseWriter, _ *http.Request) {
+		data := img.Blob(layer)
+		w.Write(data[:len(data)/2])
+		http.NewResponseController(w).Flush()
+		<-goOn
+		w.Write(data[len(data)/2:])
+	}})
+	master, slave, err := harness.OpenPTY()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	cmd := i.Command("--state", i.State, "images", "pull", ref)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	slave.Close()
+	shown := ""
+	for buf := make([]byte, 4096); !strings.Contains(shown, " [###############...............] 1.0 MiB of 2.0 MiB, 0 of 1 layers"); {
+		n, err := master.Read(buf)
+		if shown += string(buf[:n]); err != nil {
+			t.Fatalf("%v after %q", err, shown)
+		}
+	}
+	metrics := get(t, i, "/metrics")
+	if n := value(t, metrics, "cri_box_pulls_in_progress"); n != 1 {
+		t.Errorf("%v pulls are under way", n)
+	}
+	received, total := value(t, metrics, `cri_box_pull_bytes{part="received"}`), value(t, metrics, `cri_box_pull_bytes{part="total"}`)
+	if received < 1<<20 || received >= total || total != float64(img.Manifest.Layers[0].Size) {
+		t.Errorf("%v of %v bytes are here", received, total)
+	}
+	log, err := os.ReadFile(i.Log())
+	if want := fmt.Sprintf("msg=pulling image=%s bytes=", ref); err != nil || !strings.Contains(string(log), want) || !strings.Contains(string(log), " layers_done=0 layers=1\n") {
+		t.Errorf("%v, no %q in the log", err, want)
+	}
+	close(goOn)
+	go io.Copy(io.Discard, master)
+	if err := cmd.Wait(); err != nil || out.String() != img.ID()+"\n" {
+		t.Errorf("it ended with %v and %q", err, &out)
+	}
+	if n := value(t, get(t, i, "/metrics"), "cri_box_pulls_in_progress"); n != 0 {
+		t.Errorf("%v pulls are under way after its end", n)
 	}
 }
 

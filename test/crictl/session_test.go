@@ -212,7 +212,7 @@ type terminal struct {
 
 func (s *session) terminal(args ...string) *terminal {
 	s.T.Helper()
-	master, slave, err := openPTY()
+	master, slave, err := harness.OpenPTY()
 	if err != nil {
 		s.T.Fatal(err)
 	}
@@ -255,28 +255,6 @@ func (t *terminal) wait() int {
 	t.cmd.Wait() // the code says it
 	t.s.show("crictl "+line(t.args), strings.ReplaceAll(t.text(), "\r\n", "\n"))
 	return t.cmd.ProcessState.ExitCode()
-}
-
-// openPTY opens a pseudo-terminal (pts(4)) of 80 columns.
-func openPTY() (master, slave *os.File, err error) {
-	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, nil, err
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
-	}
-	if err == nil {
-		slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		master.Close()
-		return nil, nil, err
-	}
-	return master, slave, nil
 }
 
 // finish writes the transcript, or nothing.
