@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/snapshot"
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -67,8 +70,12 @@ type database struct {
 // version, which is set aside too and is there for the program that wrote it.
 var errBroken = errors.New("database is broken")
 
-// openDatabase opens the file or, if its content is broken, begins a new one.
+// openDatabase opens the file. If there is none or its content is broken, it begins
+// a new one.
 func openDatabase(path string, log *slog.Logger) (*database, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return newDatabase(path)
+	}
 	d, err := tryDatabase(path)
 	if !errors.Is(err, errBroken) {
 		return d, err
@@ -77,6 +84,29 @@ func openDatabase(path string, log *slog.Logger) (*database, error) {
 	log.Error("image database cannot be read: starting with a new one, all images must be pulled again", "error", err, "aside", aside)
 	if err := os.Rename(path, aside); err != nil {
 		return nil, fmt.Errorf("cannot set broken image database aside: %w", err)
+	}
+	return newDatabase(path)
+}
+
+// newDatabase makes the file elsewhere first: under its own name it is whole or not
+// there, also after a power cut.
+func newDatabase(path string) (*database, error) {
+	temporary := path + ".new"
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot make image database: %w", err)
+	}
+	d, err := tryDatabase(temporary) // what it writes is synced
+	if err == nil {
+		err = d.close()
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err == nil {
+		err = snapshot.SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make image database: %w", err)
 	}
 	return tryDatabase(path)
 }

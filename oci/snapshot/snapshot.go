@@ -283,7 +283,7 @@ func (s *Store) put(diffID digest.Digest, dir string, info Info) (Info, error) {
 	if err := os.Rename(dir, s.path(diffID)); err != nil {
 		return Info{}, fmt.Errorf("cannot keep layer %s: %w", diffID, err)
 	}
-	if err := syncDir(filepath.Join(s.dir, layersDir)); err != nil {
+	if err := SyncDir(filepath.Join(s.dir, layersDir)); err != nil {
 		return Info{}, fmt.Errorf("cannot keep layer %s: %w", diffID, err)
 	}
 	s.mu.Lock()
@@ -357,7 +357,7 @@ func writeRecord(dir string, rec record) error {
 		return err
 	}
 	_, err = f.Write(append(data, '\n'))
-	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
+	return errors.Join(err, f.Sync(), f.Close(), SyncDir(dir))
 }
 
 func readRecord(dir string) (record, error) {
@@ -376,7 +376,8 @@ func readRecord(dir string) (record, error) {
 	return rec, rec.DiffID.Validate()
 }
 
-func syncDir(dir string) error {
+// SyncDir puts the names in a directory on disk.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
