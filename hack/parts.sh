@@ -26,8 +26,13 @@ part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -p 1 -timeout 10m ./test/c
 # A module of its own, so that the product's stays small: hence the change of directory.
 # Vetting its main too would compile the whole kubelet a second time.
 part_kubelet_build() { (cd test/kubelet && $go vet . && $go test -count=1 -timeout 60m -run TestKubeletBuilds .); }
-part_kubelet() { (cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 15m -run 'TestPods|TestRestarts|TestCredentials' .); }
-part_kubelet_all() { (cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 30m .); }
+part_kubelet() { kubelet_tests 10m -skip 'TestManyPods|TestImageGarbage|TestKubeletBuilds'; }
+part_kubelet_all() { kubelet_tests 40m; }
+# $CONTAINERD, the path of a containerd 2, takes cri-box's place.
+kubelet_tests() {
+	timeout=$1 && shift
+	(cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout "$timeout" "$@" .)
+}
 # Both ways to stream; RUNS says how often, each time in another order.
 part_critest() {
 	mkdir -p bin/critest

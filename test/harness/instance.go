@@ -132,6 +132,26 @@ func New(t testing.TB, opts ...Option) *Instance {
 	return i
 }
 
+// Bare makes an instance without cri-box, for a test that serves the CRI at
+// Socket by other means, and then calls Connect.
+func Bare(t testing.TB) *Instance {
+	t.Helper()
+	return prepare(t)
+}
+
+// Connect makes the API's clients.
+func (i *Instance) Connect() {
+	i.T.Helper()
+	i.dial()
+	i.T.Cleanup(func() { i.conn.Close() })
+}
+
+// Answers says whether a runtime is at the socket.
+func (i *Instance) Answers() bool {
+	_, err := i.Runtime.Version(i.Context(), &runtimeapi.VersionRequest{})
+	return err == nil
+}
+
 // prepare makes everything but the process.
 func prepare(t testing.TB) *Instance {
 	t.Helper()

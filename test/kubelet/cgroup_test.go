@@ -83,6 +83,7 @@ var (
 	memoryUsage = cgroupFile{"memory/memory.usage_in_bytes", "memory.current"}
 	cpuShares   = cgroupFile{"cpu/cpu.shares", "cpu.weight"}
 	cpuQuota    = cgroupFile{"cpu/cpu.cfs_quota_us", "cpu.max"}
+	cpuUsage    = cgroupFile{"cpuacct/cpuacct.usage", "cpu.stat"}
 	processes   = cgroupFile{"pids/cgroup.procs", "cgroup.procs"}
 )
 

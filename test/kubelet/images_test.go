@@ -19,15 +19,17 @@ const (
 )
 
 // credentials is a Docker configuration, which the kubelet looks for in its root.
-func credentials() []byte {
+func credentials() []byte { return credentialsFor(known) }
+
+func credentialsFor(registry string) []byte {
 	auth := base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + registryPassword))
-	return fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, known, auth)
+	return fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, registry, auth)
 }
 
 // TestCredentials: a private image comes with the kubelet's credentials and not
 // without.
 func TestCredentials(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, setup{})
 	n.Push("private", harness.TestImage(t, "probe"))
 	n.Registry().BasicAuth(registryUser, registryPassword)
 	spec := func(registry string) v1.PodSpec {

@@ -12,7 +12,7 @@ const pods = 110
 
 // TestManyPods starts a node's worth of pods at once, and takes them away.
 func TestManyPods(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, setup{})
 	began := time.Now()
 	names := map[string]bool{}
 	for range pods {

@@ -37,29 +37,44 @@ makeIPTablesUtilChains: false
 enforceNodeAllocatable: []
 fileCheckFrequency: 1s
 maxPods: 200
-evictionHard: {memory.available: "100Mi", nodefs.available: "1%%", imagefs.available: "1%%"}
+contentType: application/json
 containerLogMaxSize: 1Mi
 containerLogMaxFiles: 1000
 containerLogMonitorInterval: 3s
-featureGates: %[4]s
+featureGates: {KubeletInUserNamespace: true%[4]s}
+%[5]s
 `
 
-// defaultGates are the features that every kubelet here has; a test may ask for
-// others before it makes its node.
-const defaultGates = "{KubeletInUserNamespace: true}"
+// A setup is what a test wants other than usual.
+type setup struct {
+	gates   string // further features, such as ", X: true"
+	kubelet string // further lines of the kubelet's configuration
+	disk    string // a file system of that size for kubelet and runtime, "" for the machine's
+	api     bool   // an API server, which gives the pods
+}
 
-var gates = defaultGates
+// thresholds are those of a kubelet whose disk is not the test's matter.
+const thresholds = `evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}`
 
-// How long something may take that the kubelet does in seconds on a quiet machine.
-const patience = 90 * time.Second
+// patience is how long something may take that the kubelet does in seconds on a
+// quiet machine; $PATIENCE is another, for one that is emulated.
+var patience = 90 * time.Second
 
-// A Node is a cri-box with a kubelet on top.
+func init() {
+	if d, err := time.ParseDuration(os.Getenv("PATIENCE")); err == nil {
+		patience = d
+	}
+}
+
+// A Node is a cri-box, or its peer, with a kubelet on top.
 type Node struct {
 	*harness.Instance
+	peer *peer // nil: the instance is cri-box
 	// Dir is the kubelet's: manifests, podlogs, root.
 	Dir    string
 	cgroup string // of all its pods, without the leading slash
 	api    api
+	server *apiServer // nil: pods come from manifests
 	proc   *exec.Cmd
 	ended  chan struct{}
 	made   atomic.Int32 // for their names
@@ -67,28 +82,47 @@ type Node struct {
 
 // newNode starts both; when the test ends it removes the pods and looks for what
 // is left of them.
-func newNode(t testing.TB, opts ...harness.Option) *Node {
+func newNode(t testing.TB, want setup) *Node {
 	t.Helper()
 	binary := kubeletBinary(t)
 	tunables := readTunables(t)
-	n := &Node{Instance: harness.New(t, opts...)}
+	n := &Node{Dir: makeDisk(t, want.disk)}
+	n.startRuntime(t, want)
 	n.Image("busybox")
 	n.Image("probe")
-	n.prepare(t)
+	n.prepare(t, want)
 	t.Cleanup(tunables.restore)
 	t.Cleanup(func() { n.finish(t) })
 	n.startKubelet(t, binary)
 	return n
 }
 
-// prepare makes the kubelet's directories and its cgroup.
-func (n *Node) prepare(t testing.TB) {
+// makeDisk makes the kubelet's directory, on a file system of its own if a size
+// is given.
+func makeDisk(t testing.TB, size string) string {
 	t.Helper()
-	var err error
-	if n.Dir, err = os.MkdirTemp("", "kubelet"); err != nil {
+	dir, err := os.MkdirTemp("", "kubelet")
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(n.Dir) })
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if size == "" {
+		return dir
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,size="+size); err != nil {
+		t.Fatalf("cannot make a file system of %s: %v", size, err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("cannot unmount the node's disk: %v", err)
+		}
+	})
+	return dir
+}
+
+// prepare makes the kubelet's directories, its cgroup and its configuration.
+func (n *Node) prepare(t testing.TB, want setup) {
+	t.Helper()
 	for _, name := range []string{"manifests", "podlogs", "links", "plugins", "root"} {
 		if err := os.Mkdir(filepath.Join(n.Dir, name), 0o755); err != nil {
 			t.Fatal(err)
@@ -100,11 +134,22 @@ func (n *Node) prepare(t testing.TB) {
 	}
 	t.Cleanup(func() { n.removeCgroup(t) })
 	n.api = newAPI(n.Node)
-	if err := os.WriteFile(filepath.Join(n.Dir, "root", "config.json"), credentials(), 0o600); err != nil {
-		t.Fatal(err)
+	if want.api {
+		n.server = newAPIServer(t, n)
+		want.gates += ", WatchListClient: false" // it lists and then watches
+		n.writeFile(t, "kubeconfig", kubeconfig)
 	}
-	text := fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup, gates)
-	if err := os.WriteFile(filepath.Join(n.Dir, "config.yaml"), []byte(text), 0o644); err != nil {
+	if !strings.Contains(want.kubelet, "evictionHard") {
+		want.kubelet += "\n" + thresholds
+	}
+	n.writeFile(t, "root/config.json", string(credentials()))
+	n.writeFile(t, "config.yaml", fmt.Sprintf(config, n.Socket(), n.Dir, n.cgroup, want.gates, want.kubelet))
+}
+
+// writeFile makes a file in the kubelet's directory.
+func (n *Node) writeFile(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(n.Dir, name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -119,6 +164,9 @@ func (n *Node) startKubelet(t testing.TB, binary string) {
 	defer log.Close()
 	cmd := exec.Command(binary, "--config", filepath.Join(n.Dir, "config.yaml"), "--root-dir", filepath.Join(n.Dir, "root"),
 		"--cert-dir", filepath.Join(n.Dir, "pki"), "--hostname-override", nodeName, "--node-ip", harness.NodeIPv4, "-v", "3")
+	if n.server != nil {
+		cmd.Args = append(cmd.Args, "--kubeconfig", filepath.Join(n.Dir, "kubeconfig"))
+	}
 	cmd.Env = append(os.Environ(), "CONTAINER_LOGS_DIR="+filepath.Join(n.Dir, "links"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := n.Node.Do(cmd.Start); err != nil {
@@ -186,10 +234,7 @@ func (n *Node) finish(t testing.TB) {
 	if n.proc == nil {
 		return
 	}
-	manifests, _ := filepath.Glob(filepath.Join(n.Dir, "manifests", "*"))
-	for _, m := range manifests {
-		os.Remove(m)
-	}
+	n.removePods()
 	if !within(patience, func() bool { return len(n.podCgroups()) == 0 }) {
 		t.Errorf("cgroups are left of pods that are gone: %q\n%s", n.podCgroups(), n.tail())
 	}
@@ -209,6 +254,17 @@ func (n *Node) finish(t testing.TB) {
 			exec.Command("cp", filepath.Join(n.Dir, "kubelet.log"), filepath.Join(keep, n.Name+"-kubelet.log")).Run()
 			exec.Command("cp", n.Log(), filepath.Join(keep, n.Name+"-serve.log")).Run()
 		}
+	}
+}
+
+// removePods takes away all manifests, or asks for the end of all the API's pods.
+func (n *Node) removePods() {
+	manifests, _ := filepath.Glob(filepath.Join(n.Dir, "manifests", "*"))
+	for _, m := range manifests {
+		os.Remove(m)
+	}
+	if n.server != nil {
+		n.server.endPods()
 	}
 }
 

@@ -44,27 +44,22 @@ func work(name string, verb ...string) v1.Container {
 // run writes a pod's manifest. Its end is quick, unless the test says otherwise.
 func (n *Node) run(t testing.TB, spec v1.PodSpec) *Pod {
 	t.Helper()
-	name := fmt.Sprintf("pod-%d", n.made.Add(1))
-	p := &Pod{Node: n, t: t, Name: name + "-" + nodeName, uid: name + "-of-" + n.Instance.Name,
-		manifest: filepath.Join(n.Dir, "manifests", name+".json")}
+	number := n.made.Add(1)
+	name := fmt.Sprintf("pod-%d", number)
+	p := &Pod{Node: n, t: t, Name: name + "-" + nodeName, uid: n.uid(number), manifest: filepath.Join(n.Dir, "manifests", name+".json")}
 	p.write(spec)
 	return p
 }
+
+// uid is a pod's, without the word "pod": the kubelet finds cgroups that are left
+// by splitting their names there.
+func (n *Node) uid(number int32) string { return fmt.Sprintf("uid-%d-of-%s", number, n.Instance.Name) }
 
 // write puts the manifest in its place in one step. It has a uid of its own: the
 // kubelet would make one from the text, and another pod of another text.
 func (p *Pod) write(spec v1.PodSpec) {
 	p.t.Helper()
-	if spec.TerminationGracePeriodSeconds == nil {
-		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
-	}
-	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
-		for i := range list {
-			if list[i].ImagePullPolicy == "" {
-				list[i].ImagePullPolicy = v1.PullIfNotPresent
-			}
-		}
-	}
+	complete(&spec)
 	name := strings.TrimSuffix(p.Name, "-"+nodeName)
 	text, err := json.Marshal(v1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
@@ -83,9 +78,28 @@ func (p *Pod) write(spec v1.PodSpec) {
 	}
 }
 
-// delete takes the manifest away.
+// complete gives a pod a quick end and images that are pulled once, unless the
+// test says otherwise.
+func complete(spec *v1.PodSpec) {
+	if spec.TerminationGracePeriodSeconds == nil {
+		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
+	}
+	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			if list[i].ImagePullPolicy == "" {
+				list[i].ImagePullPolicy = v1.PullIfNotPresent
+			}
+		}
+	}
+}
+
+// delete takes the manifest away, or asks the API for the pod's end.
 func (p *Pod) delete() {
 	p.t.Helper()
+	if p.manifest == "" {
+		p.server.endPod(p.path())
+		return
+	}
 	if err := os.Remove(p.manifest); err != nil {
 		p.t.Fatal(err)
 	}
@@ -130,9 +144,9 @@ func isReady(pod *v1.Pod) bool {
 	return false
 }
 
-// status returns a container's status, also an init container's.
+// status returns a container's status, also of init and ephemeral containers.
 func status(pod *v1.Pod, name string) v1.ContainerStatus {
-	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses} {
 		for _, s := range list {
 			if s.Name == name {
 				return s

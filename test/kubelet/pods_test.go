@@ -13,10 +13,11 @@ import (
 var scenarios = map[string]func(*testing.T, *Node){}
 
 // TestPods runs all of them side by side.
-func TestPods(t *testing.T) {
-	n := newNode(t)
+func TestPods(t *testing.T) { sideBySide(t, newNode(t, setup{}), scenarios) }
+
+func sideBySide(t *testing.T, n *Node, all map[string]func(*testing.T, *Node)) {
 	t.Run("all", func(t *testing.T) {
-		for name, scenario := range scenarios {
+		for name, scenario := range all {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				scenario(t, n)

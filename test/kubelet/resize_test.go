@@ -25,10 +25,16 @@ func resize(t *testing.T, n *Node) {
 	p.write(spec("400m", "64Mi"))
 	group := p.cgroupOf(pod) + "/" + containerID(pod, "c")
 	n.wait(t, "the new limits", func() bool {
-		quota, _, _ := strings.Cut(cpuQuota.read(t, group), " ") // v2: with the period
-		return quota == "40000" && memoryLimit.read(t, group) == "67108864"
+		return quotaOf(t, group) == "40000" && memoryLimit.read(t, group) == "67108864"
 	})
 	pod = p.ready()
 	equal(t, "process", p.pid(pod, "c"), pid)
 	equal(t, "restarts", status(pod, "c").RestartCount, 0)
+}
+
+// quotaOf is how much of each 100 ms the group may run.
+func quotaOf(t *testing.T, group string) string {
+	t.Helper()
+	quota, _, _ := strings.Cut(cpuQuota.read(t, group), " ") // v2: with the period
+	return quota
 }

@@ -35,6 +35,9 @@ func exists(group string) bool {
 	return false
 }
 
+// v2 is the same in the words of cgroup v2.
+type v2 struct{ weight, max, limit string }
+
 // qualityOfService finds each container in the cgroup of its class, with its
 // limits, below the pod's.
 func qualityOfService(t *testing.T, n *Node) {
@@ -42,10 +45,14 @@ func qualityOfService(t *testing.T, n *Node) {
 		class                     v1.PodQOSClass
 		requests, limits          v1.ResourceList
 		shares, quota, limitBytes string
+		v2                        v2
 	}{
-		{v1.PodQOSGuaranteed, nil, quantities("500m", "48Mi"), "512", "50000", "50331648"},
-		{v1.PodQOSBurstable, quantities("250m", "16Mi"), quantities("", "32Mi"), "256", "-1", "33554432"},
-		{v1.PodQOSBestEffort, nil, nil, "2", "-1", "9223372036854771712"},
+		{v1.PodQOSGuaranteed, nil, quantities("500m", "48Mi"), "512", "50000", "50331648",
+			v2{"59", "50000 100000", "50331648"}},
+		{v1.PodQOSBurstable, quantities("250m", "16Mi"), quantities("", "32Mi"), "256", "-1", "33554432",
+			v2{"35", "max 100000", "33554432"}},
+		{v1.PodQOSBestEffort, nil, nil, "2", "-1", "9223372036854771712",
+			v2{"1", "max 100000", "max"}},
 	} {
 		container := work("c", "sleep-forever")
 		container.Resources = v1.ResourceRequirements{Requests: c.requests, Limits: c.limits}
@@ -54,7 +61,7 @@ func qualityOfService(t *testing.T, n *Node) {
 		equal(t, "class", pod.Status.QOSClass, c.class)
 		group := p.cgroupOf(pod) + "/" + containerID(pod, "c")
 		if unified() {
-			continue // the values are others there
+			c.shares, c.quota, c.limitBytes = c.v2.weight, c.v2.max, c.v2.limit
 		}
 		equal(t, string(c.class)+": shares", cpuShares.read(t, group), c.shares)
 		equal(t, string(c.class)+": quota", cpuQuota.read(t, group), c.quota)

@@ -38,6 +38,7 @@ func init() {
 		"linger":        linger,
 		"on-term":       onTerm,
 		"orphan":        orphan,
+		"serve-grpc":    serveGRPC,
 		"serve-http":    serveHTTP,
 		"sleep-forever": func([]string) int { return sleepForever() },
 		"spin":          spin,
