@@ -39,7 +39,11 @@ part_critest() {
 	$go test -v -count="${RUNS:-1}" -timeout $((60 * ${RUNS:-1}))m -artifacts -outputdir bin/critest ./test/critest/upstream
 }
 # Debian's own kernels, in qemu: what the machine at hand does not have.
-part_vm() { hack/vm/test.sh oci/cgroup oci/mount; }
+# The network's two are what other kernels may lack: SCTP, and kube-proxy's IPVS.
+part_vm() {
+	hack/vm/test.sh oci/cgroup oci/mount \
+		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP
+}
 part_crictl() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crictl; }
 # The daemon is some ten times slower under the race detector; RACE=units leaves
 # out what starts it or other programs and waits for them.

@@ -107,6 +107,11 @@ for what in "$@"; do
 		need dbus-daemon dbus
 		need apparmor_parser apparmor
 		need sudo sudo # critest loads profiles with it
+		need nft nftables
+		need iptables iptables
+		need ipset ipset
+		need ipvsadm ipvsadm
+		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race, critest and vm." ;;
 	esac

@@ -18,7 +18,7 @@ run() {
 	"$root/bin/vm/\$(basename "\$1").test" -test.v -test.timeout 30m -test.run "\$2" >/tmp/out 2>&1 && result=ok || { result=FAILED; failed=1; }
 	[ \$result = ok ] || grep -v '^=== ' /tmp/out | tail -c 20000
 	printf '%-24s %-7s %4d passed %4d failed %4d skipped %5d s\n' "\$1" \$result "\$(grep -c '^--- PASS' /tmp/out)" "\$(grep -c '^--- FAIL' /tmp/out)" \
-		"\$(grep -c '^--- SKIP' /tmp/out)" \$((\$(cut -d. -f1 /proc/uptime) - start))
+		"\$(grep -c '^ *--- SKIP' /tmp/out)" \$((\$(cut -d. -f1 /proc/uptime) - start))
 }
 echo "Linux \$(uname -r), \$(cat /proc/1/comm) is init"
 G

@@ -14,7 +14,7 @@ import (
 func Contract(t *testing.T, open func(t testing.TB) network.Network) {
 	for name, test := range map[string]func(*Lab){
 		"pods, node and outside": traffic, "host ports": hostPorts, "detached pods are cut off": cutOff,
-		"attach and detach twice": twice, "the next daemon knows its pods": restart, "sweep": sweep,
+		"attach and detach twice": twice, "the next daemon knows its pods": restart, "sweep": sweep, "SCTP": sctpTraffic,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := New(t)

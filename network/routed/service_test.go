@@ -81,16 +81,34 @@ const nftRules = `table ip kube-proxy {
 }
 `
 
+// A proxy is kube-proxy in one of its modes: the programs that it runs, each with
+// what it writes to it.
+type proxy []struct {
+	program []string
+	rules   string
+}
+
+func (p proxy) load(l *lab, proto, a, b string) {
+	l.t.Helper()
+	for _, step := range p {
+		l.in(l.node, func() error {
+			cmd := exec.Command(step.program[0], step.program[1:]...)
+			cmd.Stdin = strings.NewReader(fill(step.rules, proto, a, b))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w: %s", step.program[0], err, out)
+			}
+			return nil
+		})
+	}
+}
+
 func TestServicesOfKubeProxy(t *testing.T) {
-	for name, proxy := range map[string]struct {
-		rules   string
-		program []string
-	}{
-		"iptables": {iptablesRules, []string{"iptables-restore", "-w", "5"}},
-		"nftables": {nftRules, []string{"nft", "-f", "-"}},
+	for name, p := range map[string]proxy{
+		"iptables": {{[]string{"iptables-restore", "-w", "5"}, iptablesRules}},
+		"nftables": {{[]string{"nft", "-f", "-"}, nftRules}},
 	} {
 		for _, proto := range []string{"tcp", "udp"} {
-			t.Run(name+" "+proto, func(t *testing.T) { service(t, proxy.rules, proto, proxy.program) })
+			t.Run(name+" "+proto, func(t *testing.T) { service(t, p, proto) })
 		}
 	}
 }
@@ -99,24 +117,12 @@ func fill(rules, proto, a, b string) string {
 	return strings.NewReplacer("PROTO", proto, "POD_A", a, "POD_B", b).Replace(rules)
 }
 
-func service(t *testing.T, rules, proto string, program []string) {
+func service(t *testing.T, kubeProxy proxy, proto string) {
 	l := newLab(t)
 	a, b, client := l.pod("9090:8000/tcp", "9090:8000/udp"), l.pod(), l.pod()
 	l.serve(a.NetNS, "a", ":8000")
 	l.serve(b.NetNS, "b", ":8000")
-	text := fill(rules, proto, a.v4, b.v4)
-	load := func() {
-		t.Helper()
-		l.in(l.node, func() error {
-			cmd := exec.Command(program[0], program[1:]...)
-			cmd.Stdin = strings.NewReader(text)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		})
-	}
-	load()
+	kubeProxy.load(l, proto, a.v4, b.v4)
 	// ask until both endpoints have answered; who is behind the service is a coin's choice.
 	both := func(what string, ns int, host, port string, source func(endpoint string) string) {
 		t.Helper()
@@ -155,9 +161,9 @@ func service(t *testing.T, rules, proto string, program []string) {
 	if err := l.net.Ready(); err != nil { // sees its own table untouched
 		t.Fatal(err)
 	}
-	if program[0] == "nft" {
+	if kubeProxy[0].program[0] == "nft" {
 		l.in(l.node, func() error { return exec.Command("nft", "flush", "ruleset").Run() })
-		load() // as kube-proxy does
+		kubeProxy.load(l, proto, a.v4, b.v4) // as kube-proxy does
 		if err := l.net.Ready(); err != nil {
 			t.Fatal(err)
 		}
