@@ -21,8 +21,8 @@ func (s *Server) Attach(_ context.Context, r *runtimeapi.AttachRequest) (*runtim
 	}
 	url, err := s.Streams.Offer("attach", func(w http.ResponseWriter, req *http.Request) {
 		client := session{s.Sandboxes, req, c.ID, nil, r}
-		if stream.EndsStdin(req) {
-			stream.ServeChannels(w, req, streamOptions(r), client.attach)
+		if serve := stream.Ours(req); serve != nil {
+			serve(w, req, streamOptions(r), client.attach)
 			return
 		}
 		remotecommand.ServeAttach(w, req, client, "", "", "", streamOptions(r),

@@ -30,8 +30,8 @@ func (s *Server) Exec(_ context.Context, r *runtimeapi.ExecRequest) (*runtimeapi
 	}
 	url, err := s.Streams.Offer("exec", func(w http.ResponseWriter, req *http.Request) {
 		client := session{s.Sandboxes, req, c.ID, r.GetCmd(), r}
-		if stream.EndsStdin(req) {
-			stream.ServeChannels(w, req, streamOptions(r), client.exec)
+		if serve := stream.Ours(req); serve != nil {
+			serve(w, req, streamOptions(r), client.exec)
 			return
 		}
 		remotecommand.ServeExec(w, req, client, "", "", "", nil, streamOptions(r),

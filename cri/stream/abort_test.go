@@ -45,11 +45,10 @@ func TestAbortedSessions(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// What waits for the client's streams gives up after CreationTimeout.
-	deadline := time.Now().Add(CreationTimeout + lingerBound + 10*time.Second)
+	deadline := time.Now().Add(lingerBound + 10*time.Second)
 	for after := goroutines(); len(after) > len(before); after = goroutines() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines are left after %d sessions, before there were %d:\n%s", len(after), *sessions, len(before), kinds(after))
+			t.Fatalf("%d goroutines are left after %d sessions, before there were %d:\n%s", len(after), *sessions, len(before), kindsOf(after))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -61,8 +60,8 @@ func goroutines() []string {
 	return strings.Split(strings.TrimSpace(string(b[:runtime.Stack(b, true)])), "\n\n")
 }
 
-// kinds counts equal stacks.
-func kinds(stacks []string) string {
+// kindsOf counts equal stacks.
+func kindsOf(stacks []string) string {
 	count := map[string]int{}
 	for _, s := range stacks {
 		lines := strings.Split(s, "\n")[1:]
@@ -109,22 +108,21 @@ func forwardTo(port int) Forward {
 	}
 }
 
-// command is an executor that copies its input until the client is gone or the
-// input has ended.
-type command struct{ r *http.Request }
-
-func (c command) ExecInContainer(_ context.Context, _, _, _ string, _ []string, in io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	done := make(chan struct{})
-	go func() { io.Copy(struct{ io.Writer }{out}, struct{ io.Reader }{in}); close(done) }()
-	select {
-	case <-done:
-	case <-c.r.Context().Done():
+// command copies its input until the client is gone or the input has ended.
+func command(r *http.Request) Session {
+	return func(in io.Reader, out, _ io.WriteCloser, _ <-chan remotecommand.TerminalSize) error {
+		done := make(chan struct{})
+		go func() { io.Copy(struct{ io.Writer }{out}, struct{ io.Reader }{in}); close(done) }()
+		select {
+		case <-done:
+		case <-r.Context().Done():
+		}
+		if r.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		Ending(r)
+		return nil
 	}
-	if c.r.Context().Err() != nil {
-		panic(http.ErrAbortHandler)
-	}
-	Ending(c.r)
-	return nil
 }
 
 // abortOne goes a random number of steps into a session and ends it in a random way.
@@ -132,8 +130,7 @@ func abortOne(t *testing.T, s *Server, port, n int) {
 	isExec := n%2 == 0
 	link, err := s.Offer("test", func(w http.ResponseWriter, r *http.Request) {
 		if isExec {
-			remotecommand.ServeExec(w, r, command{r}, "", "", "", nil, &remotecommand.Options{Stdin: true, Stdout: true, TTY: true},
-				IdleTimeout, time.Second, remotecommand.SupportedStreamingProtocols)
+			ServeRemote(w, r, &remotecommand.Options{Stdin: true, Stdout: true, TTY: true}, command(r))
 			return
 		}
 		ServePortForward(w, r, nil, forwardTo(port))
@@ -229,6 +226,74 @@ func abortOne(t *testing.T, s *Server, port, n int) {
 type oneByOne struct{ r io.Reader }
 
 func (o oneByOne) Read(b []byte) (int, error) { return o.r.Read(b[:min(1, len(b))]) }
+
+// TestStreamsTooMany: streams that the session has no use for, also such as come
+// later, end or are refused, and leave nothing.
+func TestStreamsTooMany(t *testing.T) {
+	s, err := Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before := goroutines()
+	for _, kinds := range [][]string{
+		{"error", "stdin", "stdout", "resize", "stdout", "error"}, {"error", "error"}, {"error", "stdin", "nonsense"}, {"stderr"}, {""},
+	} {
+		link, err := s.Offer("test", func(w http.ResponseWriter, r *http.Request) {
+			ServeRemote(w, r, &remotecommand.Options{Stdin: true, Stdout: true, TTY: true}, command(r))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := dialSPDY(t, link, remotecommand.StreamProtocolV4Name)
+		for n, kind := range kinds {
+			stream, err := c.CreateStream(http.Header{"streamType": {kind}}, nil, false)
+			if err == nil {
+				err = stream.WaitTimeout(10 * time.Second)
+			}
+			if n < 4 && len(kinds) > 4 && err != nil {
+				t.Errorf("stream %d of %v: %v", n, kinds, err)
+			}
+			if n >= 4 && err == nil {
+				t.Errorf("stream %d of %v was taken", n, kinds)
+			}
+		}
+		if len(kinds) <= 4 { // the session is over by itself
+			select {
+			case <-c.CloseChan():
+			case <-time.After(10 * time.Second):
+				t.Errorf("after %v the session goes on", kinds)
+			}
+		}
+		c.Close()
+	}
+	deadline := time.Now().Add(lingerBound + 10*time.Second)
+	for after := goroutines(); len(after) > len(before); after = goroutines() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines are left, before there were %d:\n%s", len(after), len(before), kindsOf(after))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func dialSPDY(t *testing.T, link, protocol string) *spdystream.Connection {
+	t.Helper()
+	u, _ := url.Parse(link)
+	conn, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\n\r\n", u.Path, protocol)
+	if _, err := http.ReadResponse(bufio.NewReaderSize(oneByOne{conn}, 16), nil); err != nil {
+		t.Fatal(err)
+	}
+	c, err := spdystream.NewConnection(conn, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go c.Serve(spdystream.NoOpStreamHandler)
+	return c
+}
 
 // TestOfferOnce: a URL works once, within a minute, and not all memory is lent.
 func TestOfferOnce(t *testing.T) {

@@ -28,14 +28,21 @@ const (
 // maxResize bounds one change of a window's size, in bytes of JSON.
 const maxResize = 4 << 10
 
-// EndsStdin says whether a client speaks v5.channel.k8s.io, in which it can end
-// stdin and wait for the rest. cri-streaming knows what is older only, while
-// clients that speak v5 offer nothing else.
-func EndsStdin(r *http.Request) bool {
-	return wsstream.IsWebSocketRequestWithStreamCloseProtocol(r)
+// Ours returns what serves a session to this client, or nil if that is
+// cri-streaming: by WebSocket up to v4.
+func Ours(r *http.Request) func(http.ResponseWriter, *http.Request, *remotecommand.Options, Session) {
+	switch {
+	case wsstream.IsWebSocketRequestWithStreamCloseProtocol(r):
+		return ServeChannels
+	case wsstream.IsWebSocketRequest(r):
+		return nil
+	}
+	return ServeRemote
 }
 
-// ServeChannels serves a session to a client of EndsStdin, and tells how it ended.
+// ServeChannels serves a session to a client that speaks v5.channel.k8s.io, in which
+// it can end stdin and wait for the rest, and tells how it ended. cri-streaming
+// knows what is older only, while such clients offer nothing else.
 func ServeChannels(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, run Session) {
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
 		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: channels(opts)},

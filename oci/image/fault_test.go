@@ -347,6 +347,7 @@ func TestLayersAtATime(t *testing.T) {
 				// Until the others come too; the last ones have nobody to wait for.
 				for end := time.Now().Add(100 * time.Millisecond); !come(0) && time.Now().Before(end); time.Sleep(time.Millisecond) {
 				}
+				time.Sleep(20 * time.Millisecond) // one too many has time to show
 				_, _ = w.Write(data)
 			}})
 		}

@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-box/cri-box/cri/stream"
 	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -29,12 +28,7 @@ import (
 )
 
 // The long form: go test ./test/streams -run Aborted -sessions 10000 -timeout 30m
-var sessions = flag.Int("sessions", shortForm, "how many sessions TestAborted aborts")
-
-// In the short form the clients of exec and attach make all of their streams or
-// none: for the rest the library waits CreationTimeout, which cri/stream's test of
-// aborted sessions has the time for.
-const shortForm = 60
+var sessions = flag.Int("sessions", 60, "how many sessions TestAborted aborts")
 
 // held is what a daemon and its keeper hold.
 type held struct{ goroutines, threads, descriptors, keeperThreads, keeperDescriptors, processes int }
@@ -131,7 +125,7 @@ func TestAborted(t *testing.T) {
 	all.Wait()
 	var after held
 	defer func() { t.Logf("%d sessions: before %+v, after %+v", *sessions, before, after) }()
-	for end := time.Now().Add(stream.CreationTimeout + bound); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * bound); ; time.Sleep(100 * time.Millisecond) {
 		plain.MustExec("/bin/true") // where a command was still dying, the next one removes its group
 		if after = measure(t, i, shell, plain); after.within(before) {
 			break
@@ -205,9 +199,6 @@ func (a aborted) abort(i *harness.Instance) error {
 		conn.(*net.TCPConn).SetLinger(0) // a reset instead of an end
 	}
 	steps := rand.IntN(len(a.streams) + 5)
-	if *sessions == shortForm && a.protocol == remotecommand.StreamProtocolV4Name && steps > 1 {
-		steps += len(a.streams)
-	}
 	request := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\n\r\n", u.RequestURI(), a.protocol)
 	switch steps {
 	case 0:
