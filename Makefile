@@ -42,6 +42,10 @@ test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only
 	@hack/setup.sh go vm
 	@hack/parts.sh vm
 
+soak: ## 10,000 pods, 100,000 commands, kills on the way; PODS= for fewer. An hour
+	@hack/setup.sh go test
+	@hack/parts.sh soak
+
 critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its own images
 	@hack/setup.sh go critest
 	@hack/parts.sh critest
