@@ -120,6 +120,30 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// TestListWaitsForNothing: whoever changes something holds nobody up who lists,
+// and a list is the snapshot itself, whatever its length.
+func TestListWaitsForNothing(t *testing.T) {
+	m := eventManager()
+	for range 1000 {
+		m.publishContainer(nil, &Container{Made: true})
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	listed := make(chan *Snapshot)
+	go func() { listed <- m.List() }()
+	select {
+	case s := <-listed:
+		if len(s.Containers) != 1000 || s != m.List() {
+			t.Errorf("it has %d containers; another list is another snapshot: %v", len(s.Containers), s != m.List())
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("a list waits for who changes something")
+	}
+	if n := testing.AllocsPerRun(10, func() { m.List() }); n != 0 {
+		t.Errorf("a list allocates %v times", n)
+	}
+}
+
 // BenchmarkList: a list costs the same with many containers as with none.
 func BenchmarkList(b *testing.B) {
 	m := eventManager()

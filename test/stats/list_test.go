@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cri-box/cri-box/test/harness"
@@ -85,5 +86,37 @@ func TestStreamedLists(t *testing.T) {
 	})
 	if len(images) != 1 || !slices.Contains(images[0].RepoTags, image) {
 		t.Errorf("images: got %v, wanted %s", images, image)
+	}
+}
+
+// TestListIsOneMoment: what changes while a list is sent is not in it, and does not
+// wait for its reader.
+func TestListIsOneMoment(t *testing.T) {
+	i := harness.New(t)
+	large := func(c *runtimeapi.PodSandboxConfig) {
+		c.Annotations = map[string]string{"large": strings.Repeat("x", 400<<10)} // three of them are two messages
+	}
+	var pods []string
+	for range 3 {
+		pods = append(pods, i.RunPod(large).ID)
+	}
+	stream, err := i.Runtime.StreamPodSandboxes(i.Context(), &runtimeapi.StreamPodSandboxesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := i.RunPod()
+	rest := all(t, (*runtimeapi.StreamPodSandboxesResponse).GetPodSandboxes, func() (grpc.ServerStreamingClient[runtimeapi.StreamPodSandboxesResponse], error) {
+		return stream, nil
+	})
+	if len(first.PodSandboxes) == 0 || len(rest) == 0 {
+		t.Fatalf("it came in messages of %d and %d", len(first.PodSandboxes), len(rest))
+	}
+	same(t, "pods", ids(append(first.PodSandboxes, rest...), (*runtimeapi.PodSandbox).GetId), pods)
+	if later.Status().State != runtimeapi.PodSandboxState_SANDBOX_READY {
+		t.Error("the pod that came meanwhile is not ready")
 	}
 }
