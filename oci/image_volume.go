@@ -29,13 +29,13 @@ func (m *maker) openImage(v ImageVolume) (*os.File, error) {
 		return nil, err
 	}
 	defer users.Close() // of nil too
-	return v.open(users)
+	return v.open(users, m.bundle.MountLabel)
 }
 
 // open mounts the volume, attached nowhere. There is no upper layer: nothing can
 // write to it, whatever its flags. Errors begin with what the kubelet looks for.
-func (v ImageVolume) open(users *os.File) (*os.File, error) {
-	whole, err := mount.Overlay(v.Lowers, "", "", mount.OverlayOptions{ReadOnly: true, Users: users})
+func (v ImageVolume) open(users *os.File, label string) (*os.File, error) {
+	whole, err := mount.Overlay(v.Lowers, "", "", mount.OverlayOptions{ReadOnly: true, Users: users, Label: label})
 	if err != nil {
 		return nil, fmt.Errorf("%w: image %s: %w", crierrors.ErrImageVolumeMountFailed, v.ID, err)
 	}

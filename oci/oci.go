@@ -117,6 +117,10 @@ type Bundle struct {
 	Images map[string]ImageVolume `json:"images,omitempty"`
 	// IDs are those of the pod's user namespace; zero: it has none.
 	IDs spec.IDs `json:"ids,omitzero"`
+	// MountLabel is the SELinux label of what is mounted, "" for none; Relabel
+	// names the mounts, by destination, whose files are to be given it.
+	MountLabel string          `json:"mount_label,omitempty"`
+	Relabel    map[string]bool `json:"relabel,omitempty"`
 	// MakeSources makes missing sources of bind mounts as directories.
 	MakeSources bool        `json:"make_sources,omitempty"`
 	Spec        *specs.Spec `json:"-"`

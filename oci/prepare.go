@@ -58,7 +58,7 @@ func (r *Runtime) Rootfs(b Bundle) (*os.File, error) {
 	}
 	defer users.Close() // of nil too
 	// What a container wrote need not survive a power cut: the container does not.
-	return mount.Overlay(b.Lowers, upper, work, mount.OverlayOptions{Volatile: true, Users: users})
+	return mount.Overlay(b.Lowers, upper, work, mount.OverlayOptions{Volatile: true, Users: users, Label: b.MountLabel})
 }
 
 // Prepare makes everything that Start needs, so that Start is little more than
@@ -254,8 +254,13 @@ func closeFrom(volumes map[int]*os.File, from int) {
 	}
 }
 
-// finishBind maps a bind mount's ids, sets its attributes and notes whether it is a file.
+// finishBind labels a bind mount's files, maps its ids, sets its attributes and notes whether it is a file.
 func (m *maker) finishBind(ctx context.Context, i int, f *os.File) error {
+	if m.bundle.Relabel[m.mounts[i].Destination] {
+		if err := m.relabel(ctx, m.mounts[i], f); err != nil {
+			return err
+		}
+	}
 	if _, image := m.bundle.Images[m.mounts[i].Source]; !image { // whose layers are mapped
 		if err := m.mapVolume(ctx, m.mounts[i], f); err != nil {
 			return err
@@ -297,7 +302,7 @@ func attributes(options []string) (mount.Attr, error) {
 
 // makeMount makes a mount whose content is our own.
 func (m *maker) makeMount(i int) (*os.File, error) {
-	mt := m.mounts[i]
+	mt, owner, label := m.mounts[i], m.bundle.owner(), m.bundle.MountLabel
 	switch mt.Type {
 	case "bind":
 		if v, ok := m.bundle.Images[mt.Source]; ok {
@@ -314,11 +319,11 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 		return mount.BindOwn(mt.Source)
 	case "tmpfs":
 		if mt.Destination == "/dev" {
-			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions(m.bundle.owner()))
+			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions{UID: owner.UID, GID: owner.GID, Label: label})
 		}
-		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, UID: m.bundle.owner().UID, GID: m.bundle.owner().GID})
+		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, UID: owner.UID, GID: owner.GID, Label: label})
 	case "devpts":
-		return mount.Devpts(terminalGroup(m.bundle.IDs))
+		return mount.Devpts(terminalGroup(m.bundle.IDs), label)
 	case "cgroup":
 		return m.makeCgroupView()
 	case "proc":

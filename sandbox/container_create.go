@@ -27,6 +27,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, c *runtimea
 	if err := spec.ValidateContainer(c, p.Config.Of); err != nil {
 		return "", err
 	}
+	if err := m.checkLabels(c.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
+		return "", err
+	}
 	key := containerKey(p.ID, c)
 	return m.creates.join(ctx, "container/"+key, c, flightWork{
 		do: func(ctx context.Context) (string, error) {
@@ -170,11 +173,15 @@ func (m *Manager) removeContainerDir(id string) error { return os.RemoveAll(m.co
 // prepare mounts the root file system, which tells who the user is, makes the
 // spec, and hands both to the runtime.
 func (n *newContainer) prepare(ctx context.Context) error {
+	labels, err := n.label()
+	if err != nil {
+		return err
+	}
 	rootfs, err := n.cfg.Runtime.Rootfs(n.ctr.Bundle)
 	if err != nil {
 		return err
 	}
-	s, err := n.spec(ctx, rootfs)
+	s, err := n.spec(ctx, rootfs, labels)
 	if err != nil {
 		rootfs.Close()
 		return err

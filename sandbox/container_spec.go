@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,9 +17,10 @@ import (
 )
 
 // spec gathers what the container's spec depends on, and makes it.
-func (n *newContainer) spec(ctx context.Context, rootfs *os.File) (*specs.Spec, error) {
+func (n *newContainer) spec(ctx context.Context, rootfs *os.File, labels label.Labels) (*specs.Spec, error) {
 	c, img := n.ctr.Config.Of, n.image.Config.Config
 	in := spec.Input{ID: n.ctr.ID, SandboxID: n.pod.ID, Sandbox: n.pod.Config.Of, Config: c, Image: img,
+		Labels:     spec.Labels(labels),
 		CgroupPath: cgroupPath(n.pod.CgroupParent, n.ctr.ID), Host: n.host(), Defaults: n.policy.Load().Defaults}
 	var err error
 	if in.Passwd, err = readAccounts(rootfs, "/etc/passwd"); err != nil {

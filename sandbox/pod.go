@@ -8,6 +8,7 @@ import (
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/sandbox/record"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -34,6 +35,8 @@ type Pod struct {
 	// CgroupParent is the group that the containers' groups are made in; it is
 	// ours if the request named none.
 	CgroupParent string `json:"cgroup_parent"`
+	// Labels are the SELinux labels, empty without.
+	Labels label.Labels `json:"labels,omitzero"`
 	// Updated is the last UpdatePodSandboxResources.
 	Updated *Message[*runtimeapi.UpdatePodSandboxResourcesRequest] `json:"updated,omitempty"`
 	// Problem says why a pod that was ready is not.

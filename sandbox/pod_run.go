@@ -26,6 +26,9 @@ func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, ha
 	if err := m.checkUsers(c); err != nil {
 		return "", err
 	}
+	if err := m.checkLabels(c.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
+		return "", err
+	}
 	if handler != "" {
 		return "", fmt.Errorf("runtime handler %q is not known; the only one is the default, \"\": %w", handler, spec.ErrInvalid)
 	}
@@ -107,6 +110,9 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	if p.CgroupParent == "" {
 		p.CgroupParent = m.ownCgroup(p.ID)
 	}
+	if err := m.labelPod(p); err != nil {
+		return "", fmt.Errorf("cannot run pod %s: %w", podKey(c), err)
+	}
 	e := &podEntry{lock: newLock(), pod: p}
 	m.mu.Lock()
 	m.pods[p.ID] = e
@@ -125,6 +131,7 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 func (m *Manager) forgetPod(p *Pod) {
 	defer m.forgetUse(oci.InitID(p.ID))
 	defer m.forgetUse(p.ID)
+	defer m.cfg.Labels.Drop(p.Labels)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.pods[p.ID]; e != nil {
@@ -207,7 +214,7 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 // newShm makes a pod's /dev/shm, of which each container gets a clone.
 func (m *Manager) newShm(p *Pod) (*os.File, error) {
 	uid, gid := p.ids().Root()
-	shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, UID: uid, GID: gid,
+	shm, err := mount.Tmpfs(mount.TmpfsOptions{Size: m.policy.Load().ShmSize, Mode: 0o1777, UID: uid, GID: gid, Label: p.Labels.Mount,
 		Attr: mount.Attr{NoExec: true, NoDev: true, NoSUID: true}})
 	if err != nil {
 		return nil, err

@@ -102,6 +102,7 @@ func (m *Manager) loadPods() error {
 			m.setAside(m.podDir(id), cmp.Or(err, errPlace))
 			continue
 		}
+		m.cfg.Labels.Hold(p.Labels)
 		m.mu.Lock()
 		m.pods[id] = &podEntry{lock: newLock(), pod: p}
 		m.podKeys[podKey(p.Config.Of)] = id

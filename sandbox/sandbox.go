@@ -31,6 +31,7 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -49,6 +50,7 @@ type Config struct {
 	Cgroups Cgroups
 	Logs    Logs
 	Custody Custody
+	Labels  *label.Pool
 
 	Host   spec.Host
 	Policy Policy

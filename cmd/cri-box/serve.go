@@ -22,6 +22,7 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/sandbox"
 	"golang.org/x/sys/unix"
 )
@@ -183,7 +184,7 @@ func (d *daemon) openSandboxes(ctx context.Context) error {
 	}
 	d.sandboxes, err = sandbox.New(sandbox.Config{Instance: d.instance(), StateDir: d.state, RootDir: d.root,
 		BootID: strings.TrimSpace(string(boot)), Network: d.network, Images: d.images, Runtime: d.runtime, Cgroups: d.runtime,
-		Logs: d.runtime, Custody: d.keeper, Host: host, Policy: policy(d.config.Container), Fault: d.faults()})
+		Logs: d.runtime, Custody: d.keeper, Labels: label.Open(), Host: host, Policy: policy(d.config.Container), Fault: d.faults()})
 	return err
 }
 

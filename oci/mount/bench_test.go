@@ -69,7 +69,7 @@ func BenchmarkTmpfs(b *testing.B) {
 
 func BenchmarkPTY(b *testing.B) {
 	for b.Loop() {
-		pts, err := Devpts(5)
+		pts, err := Devpts(5, "")
 		if err != nil {
 			b.Fatal(err)
 		}

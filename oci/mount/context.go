@@ -33,6 +33,13 @@ func (c *fsContext) setFlag(key string) {
 	c.do(key, func() error { return unix.FsconfigSetFlag(c.fd, key) })
 }
 
+// label makes all files of the file system have an SELinux label.
+func (c *fsContext) label(label string) {
+	if label != "" {
+		c.set("context", label)
+	}
+}
+
 func (c *fsContext) setFD(key string, fd int) {
 	c.do(key, func() error { return unix.FsconfigSetFd(c.fd, key, fd) })
 }

@@ -16,6 +16,8 @@ type DevOptions struct {
 	// UID and GID own everything in it whose owner is not given: the container's
 	// root, as the host counts.
 	UID, GID int
+	// Label, if set, is the SELinux label of everything in it.
+	Label string
 }
 
 // devSize is what fits into a container's /dev; nodes take no space.
@@ -46,7 +48,7 @@ var devLinks = [][2]string{
 // links, and the directories pts, shm and mqueue to mount on. Every path must
 // be below /dev; MakeNode makes others.
 func Dev(devices []specs.LinuxDevice, o DevOptions) (*os.File, error) {
-	dev, err := Tmpfs(TmpfsOptions{Size: devSize, Mode: 0o755, UID: o.UID, GID: o.GID, Attr: Attr{NoSUID: true}})
+	dev, err := Tmpfs(TmpfsOptions{Size: devSize, Mode: 0o755, UID: o.UID, GID: o.GID, Attr: Attr{NoSUID: true}, Label: o.Label})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make /dev: %w", err)
 	}

@@ -84,7 +84,7 @@ func TestDevErrors(t *testing.T) {
 }
 
 func TestPTY(t *testing.T) {
-	pts := ok(t)(Devpts(5))
+	pts := ok(t)(Devpts(5, ""))
 	master, slave, err := OpenPTY(pts)
 	if err != nil {
 		t.Fatal(err)

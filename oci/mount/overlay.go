@@ -26,6 +26,8 @@ type OverlayOptions struct {
 	// Users, if set, is a user namespace: ids in the lowers are its own, not the
 	// host's. Upper and work must belong to its root. It stays the caller's.
 	Users *os.File
+	// Label, if set, is the SELinux label of all files in the mount.
+	Label string
 }
 
 // Overlay mounts the directories lowers, the top one first, below upper. work
@@ -73,6 +75,7 @@ func overlay(mode LayerMode, lowers []string, upper, work string, o OverlayOptio
 	// metacopy would trust extended attributes inside layers.
 	c.set("index", "off")
 	c.set("metacopy", "off")
+	c.label(o.Label)
 	for _, fd := range layers.lower {
 		give("lowerdir+", fd)
 	}
@@ -234,7 +237,7 @@ func overlayInNamespace(lowers []string, upper, work string, o OverlayOptions) (
 	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
 		return nil, fmt.Errorf("cannot enter /proc/thread-self/fd: %w", err)
 	}
-	data := layers.data(o.Volatile)
+	data := layers.data(o)
 	if len(data) >= os.Getpagesize() {
 		return nil, fmt.Errorf("cannot mount overlay: %d layers do not fit into one page of mount data", len(lowers))
 	}
@@ -248,7 +251,7 @@ func overlayInNamespace(lowers []string, upper, work string, o OverlayOptions) (
 	return clone(unix.AT_FDCWD, lowers[0], "overlay", false)
 }
 
-func (l *layers) data(volatile bool) string {
+func (l *layers) data(o OverlayOptions) string {
 	numbers := make([]string, len(l.lower))
 	for i, fd := range l.lower {
 		numbers[i] = strconv.Itoa(fd)
@@ -257,8 +260,11 @@ func (l *layers) data(volatile bool) string {
 	if l.upper >= 0 {
 		data += fmt.Sprintf(",upperdir=%d,workdir=%d", l.upper, l.work)
 	}
-	if volatile {
+	if o.Volatile {
 		data += ",volatile"
+	}
+	if o.Label != "" { // quoted: its categories have a comma
+		data += `,context="` + o.Label + `"`
 	}
 	return data
 }

@@ -19,6 +19,8 @@ type TmpfsOptions struct {
 	UID, GID int
 	// Attr is what its mount allows.
 	Attr Attr
+	// Label, if set, is the SELinux label of all files in it.
+	Label string
 }
 
 // Tmpfs returns a new, empty tmpfs.
@@ -33,6 +35,7 @@ func Tmpfs(o TmpfsOptions) (*os.File, error) {
 		c.set("uid", strconv.Itoa(o.UID))
 		c.set("gid", strconv.Itoa(o.GID))
 	}
+	c.label(o.Label)
 	return c.mount(int(o.Attr.flags()))
 }
 
@@ -47,13 +50,14 @@ func EmptyReadOnlyDir() (*os.File, error) {
 }
 
 // Devpts returns a new devpts instance, whose terminals belong to the host's
-// group gid (without a user namespace 5, tty).
-func Devpts(gid int) (*os.File, error) {
+// group gid (without a user namespace 5, tty) and have that SELinux label, if any.
+func Devpts(gid int, label string) (*os.File, error) {
 	c := newContext("devpts")
 	c.set("source", "devpts")
 	c.set("ptmxmode", "0666")
 	c.set("mode", "0620")
 	c.set("gid", strconv.Itoa(gid))
+	c.label(label)
 	return c.mount(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
 }
 

@@ -45,18 +45,10 @@ func apparmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (runtimeapi.S
 
 // checkUnsupported is the part that no host changes.
 func checkUnsupported(c *runtimeapi.ContainerConfig, wrong *findings) {
-	sc := c.GetLinux().GetSecurityContext()
-	checkSELinux(sc.GetSelinuxOptions(), wrong)
 	for i, d := range c.GetCDIDevices() {
 		wrong.add("CDI_devices[%d] %q: CDI devices are not supported yet", i, d.GetName())
 	}
 	if c.GetWindows() != nil {
 		wrong.add("windows: this node runs Linux containers")
-	}
-}
-
-func checkSELinux(o *runtimeapi.SELinuxOption, wrong *findings) {
-	if o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() != "" {
-		wrong.add("linux.security_context.selinux_options: SELinux labels are not supported yet")
 	}
 }

@@ -207,6 +207,20 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
+// TestLabels: they stand where the runtime-spec has them, and an exec has its
+// container's.
+func TestLabels(t *testing.T) {
+	in := testInput()
+	in.Labels = Labels{Process: "u:r:container_t:s0:c1,c2", Mount: "u:object_r:container_file_t:s0:c1,c2"}
+	s, err := Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Process.SelinuxLabel != in.Labels.Process || s.Linux.MountLabel != in.Labels.Mount || Exec(s, []string{"x"}, false).SelinuxLabel != in.Labels.Process {
+		t.Errorf("process %q, mount %q", s.Process.SelinuxLabel, s.Linux.MountLabel)
+	}
+}
+
 func TestSysctls(t *testing.T) {
 	pod := func(network, ipc runtimeapi.NamespaceMode, set map[string]string) *runtimeapi.PodSandboxConfig {
 		return &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{

@@ -48,6 +48,7 @@ func process(in Input) (*specs.Process, error) {
 		Capabilities:    caps,
 		Rlimits:         rlimits(in.Defaults.Ulimits, in.Host.HardLimits),
 		ApparmorProfile: apparmor,
+		SelinuxLabel:    in.Labels.Process,
 		NoNewPrivileges: in.security().GetNoNewPrivs(),
 		OOMScoreAdj:     &adj,
 	}, nil

@@ -32,6 +32,7 @@ type Input struct {
 	Passwd []byte
 	Group  []byte
 
+	Labels     Labels
 	Namespaces Namespaces
 	CgroupPath string // linux.cgroupsPath, as the cgroup driver writes it
 	Files      Files
@@ -45,6 +46,9 @@ type Input struct {
 	Host     Host
 	Defaults Defaults
 }
+
+// Labels are the container's SELinux labels, "" for none.
+type Labels struct{ Process, Mount string }
 
 // NodeNamespace in a field of Namespaces asks for the node's own namespace.
 const NodeNamespace = "node"
@@ -131,6 +135,7 @@ func linux(in Input, caps *specs.LinuxCapabilities, mounts []specs.Mount) (*spec
 		Resources:         resources,
 		Devices:           devices(in, mounts),
 		Seccomp:           seccomp,
+		MountLabel:        in.Labels.Mount,
 		RootfsPropagation: rootfsPropagation(in.Config.GetMounts()),
 	}
 	ids := SandboxIDs(in.Sandbox)

@@ -111,7 +111,6 @@ func checkSandboxSecurity(sc *runtimeapi.LinuxSandboxSecurityContext, wrong *fin
 		wrong.add("linux.security_context.namespace_options.pid %s is not POD, CONTAINER or NODE, which a pod can have", opts.GetPid())
 	}
 	checkUserNamespace(opts.GetUsernsOptions(), wrong)
-	checkSELinux(sc.GetSelinuxOptions(), wrong)
 	checkIDs(idFields{sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()}, wrong)
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		wrong.add("linux.security_context.run_as_group %d needs run_as_user beside it", sc.GetRunAsGroup().GetValue())

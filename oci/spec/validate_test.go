@@ -96,7 +96,6 @@ func TestValidateSandboxRefuses(t *testing.T) {
 		{func(p *pod) {
 			p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: 2, Uids: []*runtimeapi.IDMapping{{}}}
 		}, []string{"userns_options", "no uids"}},
-		{func(p *pod) { p.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"} }, []string{"selinux_options"}},
 		{func(p *pod) { p.Linux.SecurityContext.RunAsUser = value(-1) }, []string{"run_as_user -1"}},
 		{func(p *pod) { p.Linux.SecurityContext.RunAsGroup = value(1) }, []string{"run_as_group 1", "run_as_user"}},
 		{func(p *pod) { p.Linux.SecurityContext.SupplementalGroups = []int64{1 << 32} }, []string{"supplemental_groups"}},
@@ -262,7 +261,6 @@ func TestValidateContainerRefuses(t *testing.T) {
 		}, []string{"userns_options.mode POD"}},
 		{func(in *Input) { in.sc().Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"X"}} }, []string{"add_capabilities[0]"}},
 		{func(in *Input) { in.sc().Seccomp = &runtimeapi.SecurityProfile{ProfileType: 2} }, []string{"seccomp.localhost_ref"}},
-		{func(in *Input) { in.sc().SelinuxOptions = &runtimeapi.SELinuxOption{Type: "t"} }, []string{"selinux_options"}},
 		{func(in *Input) { in.sc().ApparmorProfile = "x" }, []string{"apparmor_profile", `"x"`}},
 		{func(in *Input) { in.sc().ApparmorProfile = "localhost/" }, []string{"apparmor_profile"}},
 		{func(in *Input) { in.sc().MaskedPaths = []string{"/ok", "proc"} }, []string{"masked_paths[1]", `"proc"`}},

@@ -52,6 +52,9 @@ func TestAppArmor(t *testing.T) {
 		{"RuntimeDefault", apparmor.Default + " (enforce)", []harness.ContainerOption{withAppArmor(runtimeapi.SecurityProfile_RuntimeDefault, "")}},
 		{"Unconfined", "unconfined", []harness.ContainerOption{withAppArmor(runtimeapi.SecurityProfile_Unconfined, "")}},
 		{"Localhost", name + " (enforce)", []harness.ContainerOption{withAppArmor(local, name)}},
+		{"Localhost in the old field", name + " (enforce)", []harness.ContainerOption{security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.ApparmorProfile = "localhost/" + name
+		})}},
 		{"Localhost, no_new_privs, a user", name + " (enforce)", []harness.ContainerOption{withAppArmor(local, "localhost/"+name), security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.NoNewPrivs, s.RunAsUser = true, &runtimeapi.Int64Value{Value: 1000}
 		})}},
