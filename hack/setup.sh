@@ -79,6 +79,9 @@ for what in "$@"; do
 		need strace strace # test/guards
 		need nft nftables
 		need iptables iptables
+		need capsh libcap2-bin # a container made by hand
+		need ip iproute2
+		need curl curl # what the documentation types
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	race)

@@ -15,7 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-type explainOptions struct{ calls, time bool }
+type explainOptions struct{ calls, time, shell bool }
 
 func explainCommand(n *node) *cobra.Command {
 	var o explainOptions
@@ -25,8 +25,9 @@ func explainCommand(n *node) *cobra.Command {
 		Long: "Show a pod as the kernel has it: namespaces shared and own, processes, control\n" +
 			"groups with limits and use, mounts, addresses, routes, ports, capabilities and\n" +
 			"seccomp. -o svg draws a picture, -o json is for programs. --calls shows the system\n" +
-			"calls that made a container, each with what it is for; --time how long each step\n" +
-			"of a pod's and its containers' making took.",
+			"calls that made a container, each with what it is for; --shell a script that makes\n" +
+			"one like it by hand; --time how long each step of a pod's and its containers'\n" +
+			"making took.",
 		Example: "  cri-box explain web\n  cri-box explain web -o svg > web.svg\n  cri-box explain --calls web/nginx",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -34,13 +35,21 @@ func explainCommand(n *node) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&o.calls, "calls", false, "the program of system calls that made the container")
+	c.Flags().BoolVar(&o.shell, "shell", false, "a script that makes the container by hand: unshare, mount, ip, nft, capsh")
 	c.Flags().BoolVar(&o.time, "time", false, "each step of the making with its time")
 	return c
 }
 
 func (c *client) explain(ctx context.Context, ref string, o explainOptions) error {
-	if o.calls {
-		return c.explainCalls(ctx, ref)
+	if o.calls || o.shell {
+		id, err := c.oneContainer(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if o.shell {
+			return c.explainShell(ctx, id)
+		}
+		return c.explainCalls(ctx, id)
 	}
 	pod, err := c.podOrContainers(ctx, ref)
 	if err != nil {
@@ -88,26 +97,31 @@ func (c *client) podOrContainers(ctx context.Context, ref string) (string, error
 	return x.PodSandboxId, nil
 }
 
-// explainCalls prints the program that made a container; of a pod with one, that.
-func (c *client) explainCalls(ctx context.Context, ref string) error {
+// oneContainer finds a container, or that of a pod with one.
+func (c *client) oneContainer(ctx context.Context, ref string) (string, error) {
 	x, err := c.container(ctx, ref)
-	if err != nil {
-		pod, podErr := c.pod(ctx, ref)
-		if podErr != nil {
-			return err
-		}
-		list, listErr := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod.Id}})
-		if listErr != nil {
-			return listErr
-		}
-		if len(list.Containers) != 1 {
-			return fmt.Errorf("pod %s has %d containers: name one, as %s/NAME", ref, len(list.Containers), ref)
-		}
-		x = list.Containers[0]
+	if err == nil {
+		return x.Id, nil
 	}
-	body, err := ask(ctx, c.settings.state, http.MethodGet, "/containers/"+x.Id+"/calls")
+	pod, podErr := c.pod(ctx, ref)
+	if podErr != nil {
+		return "", err
+	}
+	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod.Id}})
 	if err != nil {
-		return fmt.Errorf("cannot explain %s: %w", ref, err)
+		return "", err
+	}
+	if len(list.Containers) != 1 {
+		return "", fmt.Errorf("pod %s has %d containers: name one, as %s/NAME", ref, len(list.Containers), ref)
+	}
+	return list.Containers[0].Id, nil
+}
+
+// explainCalls prints the program that made a container.
+func (c *client) explainCalls(ctx context.Context, id string) error {
+	body, err := ask(ctx, c.settings.state, http.MethodGet, "/containers/"+id+"/calls")
+	if err != nil {
+		return fmt.Errorf("cannot explain %s: %w", id, err)
 	}
 	defer body.Close()
 	_, err = io.Copy(os.Stdout, body)

@@ -60,6 +60,7 @@ func podFacts(resp *runtimeapi.PodSandboxStatusResponse) explain.Pod {
 		if m.HostIP != "" {
 			host = m.HostIP + ":" + host
 		}
+		p.Published = append(p.Published, explain.Port{Protocol: protocol, Host: m.HostPort, Pod: m.ContainerPort})
 		p.Ports = append(p.Ports, fmt.Sprintf("%s %s on the node is %d here", protocol, host, m.ContainerPort))
 	}
 	return p

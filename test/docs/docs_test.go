@@ -1,7 +1,7 @@
 // Package docs_test runs the commands that the documentation shows and compares
 // what they print. A ```console block is a terminal session of root:
 //
-//	# cri-box ps
+//	node# cri-box ps
 //	CONTAINER  ...
 //
 // Numbers, ids and the widths of columns may differ from what is on the page.
@@ -66,7 +66,7 @@ func compare(t *testing.T, page, got string) {
 // of control groups, which each machine has in its own way.
 func shown(page string) (lines []string) {
 	for line := range strings.SplitSeq(page, "\n") {
-		if !strings.Contains(line, "cgroup") || strings.HasPrefix(line, "#") {
+		if !strings.Contains(line, "cgroup") || strings.HasPrefix(line, prompt) {
 			lines = append(lines, line)
 		}
 	}
@@ -134,6 +134,9 @@ func write(t *testing.T, path, text string, mode os.FileMode) {
 	}
 }
 
+// prompt is what stands before a command.
+const prompt = "node# "
+
 // play runs the sessions of a page and returns it with what was printed.
 func (s *session) play(page string) string {
 	var out []string
@@ -143,10 +146,10 @@ func (s *session) play(page string) string {
 		case strings.HasPrefix(line, "```"):
 			inside, skip = line == "```console", false
 			out = append(out, line)
-		case inside && strings.HasPrefix(line, "# "):
+		case inside && strings.HasPrefix(line, prompt):
 			skip = true // what the page says that it prints
 			out = append(out, line)
-			out = append(out, s.run(strings.TrimPrefix(line, "# "))...)
+			out = append(out, s.run(strings.TrimPrefix(line, prompt))...)
 		case !skip:
 			out = append(out, line)
 		}

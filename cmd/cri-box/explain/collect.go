@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math/bits"
 	"os"
 	"path"
 	"path/filepath"
@@ -76,6 +75,7 @@ func (c *Container) look() {
 	}
 	c.Own = namespaces(c.PID)
 	c.Cgroups = groups(c.PID)
+	c.Ration = ration(c.Cgroups)
 	c.Mounts = mounts(c.PID)
 	c.lookRights()
 	for _, pid := range members(c.Cgroups) {
@@ -178,7 +178,7 @@ func (c *Container) lookRights() {
 	set, _ := strconv.ParseUint(s["CapBnd"], 16, 64)
 	r.Capabilities = spec.CapabilityNames(set)
 	node, _ := strconv.ParseUint(statusOf(os.Getpid())["CapBnd"], 16, 64)
-	r.AllCapabilities = bits.OnesCount64(set) >= bits.OnesCount64(node)
+	r.Dropped, r.AllCapabilities = spec.CapabilityNames(node&^set), node&^set == 0
 }
 
 // mounts are what the process sees, in the order in which they were made.

@@ -17,14 +17,22 @@ type Pod struct {
 	State     string `json:"state"`
 	// Shared are the namespaces that its containers share, Node those of the node
 	// for comparison, both by kind, such as "net:[4026532245]".
-	Shared  map[string]string `json:"shared"`
-	Node    map[string]string `json:"node"`
-	NetNS   string            `json:"netns,omitempty"` // path of the pin
-	Cgroup  string            `json:"cgroup,omitempty"`
-	Ports   []string          `json:"ports,omitempty"` // such as "tcp 8080 on the node is 80 here"
-	Links   []Link            `json:"links,omitempty"`
-	Routes  []string          `json:"routes,omitempty"`
-	Network string            `json:"network"` // "its own" or "the node's"
+	Shared    map[string]string `json:"shared"`
+	Node      map[string]string `json:"node"`
+	NetNS     string            `json:"netns,omitempty"` // path of the pin
+	Cgroup    string            `json:"cgroup,omitempty"`
+	Ports     []string          `json:"ports,omitempty"` // such as "tcp 8080 on the node is 80 here"
+	Published []Port            `json:"published,omitempty"`
+	Links     []Link            `json:"links,omitempty"`
+	Routes    []string          `json:"routes,omitempty"`
+	Network   string            `json:"network"` // "its own" or "the node's"
+}
+
+// A Port leads from the node to the pod.
+type Port struct {
+	Protocol string `json:"protocol"` // tcp, udp or sctp
+	Host     int    `json:"host"`
+	Pod      int    `json:"pod"`
 }
 
 // A Link is an interface in the pod's network namespace.
@@ -50,8 +58,10 @@ type Container struct {
 	// Cgroups are the group's paths by controllers, "" for version 2.
 	Cgroups map[string]string `json:"cgroups,omitempty"`
 	Limits  []string          `json:"limits,omitempty"` // such as "memory 12.1 MiB of 48.0 MiB"
-	Mounts  []Mount           `json:"mounts,omitempty"`
-	Rights  Rights            `json:"rights"`
+	// Ration is what stands in the files of limits, by hierarchy and file.
+	Ration map[string]map[string]string `json:"ration,omitempty"`
+	Mounts []Mount                      `json:"mounts,omitempty"`
+	Rights `json:"rights"`
 }
 
 // A Process is one in the container's group.
@@ -71,8 +81,9 @@ type Mount struct {
 
 // Rights are what the process may do.
 type Rights struct {
-	User            string   `json:"user,omitempty"` // uid:gid and groups
-	Capabilities    []string `json:"capabilities,omitempty"`
+	User            string   `json:"user,omitempty"`         // uid:gid and groups
+	Capabilities    []string `json:"capabilities,omitempty"` // the bounding set
+	Dropped         []string `json:"dropped,omitempty"`      // what the node has beyond it
 	AllCapabilities bool     `json:"all_capabilities,omitempty"`
 	Seccomp         string   `json:"seccomp,omitempty"`
 	NoNewPrivileges bool     `json:"no_new_privileges"`
