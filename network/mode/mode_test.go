@@ -3,6 +3,7 @@ package mode
 import (
 	"context"
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,7 +130,7 @@ func TestAuto(t *testing.T) {
 	s := newScene(t)
 	n := s.start(Auto)
 	a := s.pod(embedded4)
-	if r := n.Report(); r.Serves != Embedded || r.NotReady != "" || !strings.Contains(r.Why, "no CNI configuration") {
+	if r := n.Report(); r.Serves != Embedded || r.NotReady != "" || r.Pods != 1 || !strings.Contains(r.Why, "no CNI configuration") {
 		t.Errorf("report %+v", r)
 	}
 	s.configure()
@@ -253,6 +254,7 @@ func TestUnknownMode(t *testing.T) {
 
 func TestReportForAPerson(t *testing.T) {
 	r := Report{Mode: Auto, Serves: CNI, Why: "there is a CNI configuration that can be used", NotReady: "STATUS failed",
+		Ranges: []netip.Prefix{routed.DefaultIPv4, routed.DefaultIPv6}, Pods: 2,
 		CNI: &cni.Report{ConfDirs: []string{"/etc/cni/net.d"}, BinDirs: []string{"/opt/cni/bin"}, Network: "a", Serving: "/etc/cni/net.d/10-a.conflist",
 			Files:   []cni.FileReport{{File: "/etc/cni/net.d/05-x.conf", Problem: "it is not JSON"}, {File: "/etc/cni/net.d/10-a.conflist", Network: "a", Serves: true}},
 			Plugins: []cni.PluginReport{{Type: "bridge", Path: "/opt/cni/bin/bridge"}, {Type: "portmap"}}, Attached: 3,
@@ -264,6 +266,7 @@ func TestReportForAPerson(t *testing.T) {
 	want := `mode      auto
 serves    cni: there is a CNI configuration that can be used
 ready     no: STATUS failed
+embedded  2 pods in [10.88.0.0/16 fd63:7269:626f:7800::/64]
 files     in [/etc/cni/net.d]
           /etc/cni/net.d/05-x.conf: cannot be used: it is not JSON
         * /etc/cni/net.d/10-a.conflist: network a

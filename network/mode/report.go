@@ -19,6 +19,9 @@ type Report struct {
 	NotReady string         `json:"not_ready,omitempty"`
 	Note     string         `json:"note,omitempty"`
 	PodCIDRs []netip.Prefix `json:"pod_cidrs,omitempty"`
+	// Ranges and Pods are the embedded network's; no ranges: it is not in use.
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
+	Pods   int            `json:"pods,omitempty"`
 	// CNI is nil in mode embedded.
 	CNI *cni.Report `json:"cni,omitempty"`
 }
@@ -34,6 +37,9 @@ func (n *Network) Report() Report {
 	r.PodCIDRs, r.Why = n.cidrs, n.why()
 	if n.useCNI() {
 		r.Serves = CNI
+	}
+	if n.embedded != nil {
+		r.Ranges, r.Pods = n.embedded.Ranges(), n.embedded.Pods()
 	}
 	if n.cni != nil {
 		c := n.cni.Report()
@@ -80,6 +86,9 @@ func (r Report) Print(w io.Writer) error {
 	p.line("ready     %s", verdict(r.NotReady))
 	for _, c := range r.PodCIDRs {
 		p.line("pod CIDR  %s, from the kubelet", c)
+	}
+	if len(r.Ranges) > 0 {
+		p.line("embedded  %d pods in %v", r.Pods, r.Ranges)
 	}
 	if r.CNI != nil {
 		p.cni(*r.CNI)

@@ -396,6 +396,18 @@ func (n *Network) release() {
 	}
 }
 
+// Ranges are the pod ranges in use.
+func (n *Network) Ranges() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range n.pools {
+		out = append(out, p.prefix)
+	}
+	return out
+}
+
+// Pods is how many pods have an address.
+func (n *Network) Pods() int { return len(n.leases.all()) }
+
 func (n *Network) linkName(id string) string { return linkPrefix(n.instance) + id[:8] }
 
 // checkID accepts what pod ids are made of. They name files and interfaces.

@@ -34,6 +34,21 @@ func TestTableAsText(t *testing.T) {
 	}
 }
 
+// The page for users shows the same table.
+func TestTheDocumentedTable(t *testing.T) {
+	page, err := os.ReadFile("../../docs/network.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := os.ReadFile("testdata/table.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), string(table)) {
+		t.Error("docs/network.md does not show testdata/table.nft as it is")
+	}
+}
+
 // tableText is the instance's table as nft(8) prints it, empty if there is none.
 func (l *lab) tableText() string {
 	l.t.Helper()
