@@ -11,34 +11,55 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// batch runs n pod cycles, as many at a time as there are clients.
-func (e *endpoint) batch(ctx context.Context, s settings, n int) error {
+// batch runs n pod cycles, as many at a time as there are clients. All are up
+// before the first goes down if there are several clients: ups is how long that took.
+func (e *endpoint) batch(ctx context.Context, s settings, n, clients int) (ups time.Duration, err error) {
+	if clients == 1 {
+		began := time.Now()
+		for range n {
+			if err := e.cycle(ctx, s); err != nil {
+				return 0, err
+			}
+		}
+		return time.Since(began), nil
+	}
+	var mu sync.Mutex
+	var pods []*pod
+	began := time.Now()
+	err = parallel(n, clients, func() error {
+		p, err := e.make(s)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		pods = append(pods, p)
+		mu.Unlock()
+		return e.quietly(func() error { return e.raise(ctx, s, p) })
+	})
+	ups = time.Since(began)
+	return ups, e.lower(ctx, pods, err)
+}
+
+// parallel calls do n times, clients at a time, and returns the errors.
+func parallel(n, clients int, do func() error) error {
 	work := make(chan struct{}, n)
 	for range n {
 		work <- struct{}{}
 	}
 	close(work)
-	errs := make(chan error, s.clients)
+	errs := make([]error, clients)
 	var wg sync.WaitGroup
-	for range s.clients {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+	for c := range clients {
+		wg.Go(func() {
 			for range work {
-				if err := e.cycle(ctx, s); err != nil {
-					errs <- err
+				if errs[c] = do(); errs[c] != nil {
 					return
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
-	select {
-	case err := <-errs:
-		return err
-	default:
-		return nil
-	}
+	return errors.Join(errs...)
 }
 
 // A pod is one that the benchmark made.
@@ -50,11 +71,14 @@ type pod struct {
 
 // cycle takes one pod up, runs commands in it, and takes it down.
 func (e *endpoint) cycle(ctx context.Context, s settings) error {
-	p, err := e.up(ctx, s)
+	p, err := e.make(s)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(p.config.LogDirectory)
+	if err := e.timed("pod up", func() error { return e.raise(ctx, s, p) }); err != nil {
+		return err
+	}
 	for range s.execs {
 		if err := e.timed("ExecSync true", func() error { return e.exec(ctx, p) }); err != nil {
 			return errors.Join(err, e.down(ctx, p))
@@ -63,22 +87,23 @@ func (e *endpoint) cycle(ctx context.Context, s settings) error {
 	return e.timed("pod down", func() error { return e.down(ctx, p) })
 }
 
-// up makes a pod with a container as a kubelet would: limits, seccomp, masked paths.
-func (e *endpoint) up(ctx context.Context, s settings) (*pod, error) {
+// make thinks of a pod.
+func (e *endpoint) make(s settings) (*pod, error) {
 	name := fmt.Sprintf("bench-%d", e.next())
 	dir, err := os.MkdirTemp("", "cri-bench-")
 	if err != nil {
 		return nil, err
 	}
 	pid := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
-	p := &pod{config: &runtimeapi.PodSandboxConfig{
+	return &pod{config: &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "bench", Uid: fmt.Sprint(time.Now().UnixNano())},
 		Hostname: name, LogDirectory: dir,
 		Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: s.parent, SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: pid}},
-	}}
-	return p, e.timed("pod up", func() error { return e.raise(ctx, s, p) })
+	}}, nil
 }
 
+// raise takes a pod up with a container as a kubelet has them: limits, seccomp,
+// masked paths.
 func (e *endpoint) raise(ctx context.Context, s settings, p *pod) error {
 	err := e.timed("RunPodSandbox", func() error {
 		r, err := e.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: p.config})
@@ -104,8 +129,8 @@ func (e *endpoint) raise(ctx context.Context, s settings, p *pod) error {
 }
 
 func containerConfig(s settings) *runtimeapi.ContainerConfig {
-	return &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: s.image},
+	c := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: s.image, UserSpecifiedImage: s.image},
 		Command: []string{"sleep", "100000"}, LogPath: "c.log",
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources: &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 102, MemoryLimitInBytes: 64 << 20},
@@ -117,6 +142,13 @@ func containerConfig(s settings) *runtimeapi.ContainerConfig {
 			},
 		},
 	}
+	if s.command != nil {
+		c.Command = s.command
+	}
+	if s.unlimited {
+		c.Linux.Resources = nil
+	}
+	return c
 }
 
 func (e *endpoint) exec(ctx context.Context, p *pod) error {
@@ -129,13 +161,17 @@ func (e *endpoint) exec(ctx context.Context, p *pod) error {
 
 // down stops the container at once, stops the pod and removes it.
 func (e *endpoint) down(ctx context.Context, p *pod) error {
-	_, err := e.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.container})
-	if err != nil {
-		return err
+	if p.id == "" {
+		return nil
+	}
+	if p.container != "" {
+		if _, err := e.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.container}); err != nil {
+			return err
+		}
 	}
 	if _, err := e.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		return err
 	}
-	_, err = e.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
+	_, err := e.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
 	return err
 }

@@ -1,15 +1,57 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
 )
 
+// report prints the table and writes the files that were asked for.
+func (b *bench) report() error {
+	b.endpoints.print(os.Stdout)
+	var errs []error
+	write := func(path string, content func() ([]byte, error)) {
+		if path == "" {
+			return
+		}
+		text, err := content()
+		if err == nil {
+			err = os.WriteFile(path, text, 0o644)
+		}
+		errs = append(errs, err)
+	}
+	write(b.files.json, func() ([]byte, error) { return json.MarshalIndent(b.endpoints.samples(), "", " ") })
+	write(b.files.svg, func() ([]byte, error) { return []byte(b.endpoints.plot()), nil })
+	write(b.files.markdown, func() ([]byte, error) { return []byte(b.endpoints.markdown()), nil })
+	return errors.Join(errs...)
+}
+
+// rows are the names of all that was measured at the first endpoint, in order,
+// then what only others have.
+func (l endpoints) rows() []string {
+	var rows []string
+	for _, e := range l {
+		for _, what := range e.order {
+			if !slices.Contains(rows, what) {
+				rows = append(rows, what)
+			}
+		}
+	}
+	return rows
+}
+
 // print writes a table: p50, p90 and p99 of each endpoint, and the ratio of the
-// other endpoints' p50 to the first one's.
+// other endpoints to the first one.
 func (l endpoints) print(w io.Writer) {
+	fmt.Fprintln(w, machine())
 	for _, e := range l {
 		fmt.Fprintf(w, "%s: %s\n", e.name, e.version)
 	}
@@ -22,19 +64,75 @@ func (l endpoints) print(w io.Writer) {
 		}
 	}
 	fmt.Fprintln(t)
-	for _, what := range l[0].order {
+	for _, what := range l.rows() {
 		base := l[0].results[what]
 		fmt.Fprintf(t, "%s\t%d\t", what, len(base))
 		for i, e := range l {
 			v := e.results[what]
-			fmt.Fprintf(t, "%.2f\t%.2f\t%.2f\t", quantile(v, 50), quantile(v, 90), quantile(v, 99))
+			fmt.Fprintf(t, "%s\t%s\t%s\t", figure(v, 50), figure(v, 90), figure(v, 99))
 			if i > 0 {
-				fmt.Fprintf(t, "%.1f\t", quantile(v, 50)/quantile(base, 50))
+				fmt.Fprintf(t, "%s\t", ratio(v, base))
 			}
 		}
 		fmt.Fprintln(t)
 	}
 	t.Flush()
+}
+
+// markdown is the same as a table of Markdown.
+func (l endpoints) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n", machine())
+	head, rule := "| what | n |", "|---|---|"
+	for i, e := range l {
+		head += fmt.Sprintf(" %s p50 | p90 | p99 |", e.version)
+		rule += "---|---|---|"
+		if i > 0 {
+			head += " ratio |"
+			rule += "---|"
+		}
+	}
+	fmt.Fprintf(&b, "%s\n%s\n", head, rule)
+	for _, what := range l.rows() {
+		base := l[0].results[what]
+		fmt.Fprintf(&b, "| %s | %d |", what, len(base))
+		for i, e := range l {
+			v := e.results[what]
+			fmt.Fprintf(&b, " %s | %s | %s |", figure(v, 50), figure(v, 90), figure(v, 99))
+			if i > 0 {
+				fmt.Fprintf(&b, " %s |", ratio(v, base))
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func figure(v []float64, percent int) string {
+	if len(v) == 0 {
+		return "-"
+	}
+	q := quantile(v, percent)
+	if q >= 1000 {
+		return fmt.Sprintf("%.0f", q)
+	}
+	return fmt.Sprintf("%.3g", q)
+}
+
+// ratio is that of the medians and, in brackets, its spread: the samples of a
+// turn belong together, so the tenth and ninetieth percentile of their ratios.
+func ratio(v, base []float64) string {
+	m := quantile(base, 50)
+	if len(v) == 0 || m <= 0 {
+		return "-"
+	}
+	var pairs []float64
+	for i := range min(len(v), len(base)) {
+		if base[i] > 0 {
+			pairs = append(pairs, v[i]/base[i])
+		}
+	}
+	return fmt.Sprintf("%.3g [%.3g–%.3g]", quantile(v, 50)/m, quantile(pairs, 10), quantile(pairs, 90))
 }
 
 // quantile returns the value below which percent of the samples lie.
@@ -46,9 +144,16 @@ func quantile(samples []float64, percent int) float64 {
 	return s[min(len(s)*percent/100, len(s)-1)]
 }
 
+// machine says where this was measured.
+func machine() string {
+	var u unix.Utsname
+	unix.Uname(&u) // cannot fail with a valid pointer
+	return fmt.Sprintf("%d cores, kernel %s, %s", runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.GOARCH)
+}
+
 // samples are all results, by endpoint and row; times are in ms.
-func (l endpoints) samples() map[string]map[string][]float64 {
-	out := map[string]map[string][]float64{}
+func (l endpoints) samples() map[string]any {
+	out := map[string]any{"machine": machine()}
 	for _, e := range l {
 		out[e.name+" ("+e.version+")"] = e.results
 	}

@@ -31,7 +31,7 @@ func TestReportHasRatios(t *testing.T) {
 	l[1].add("pod up", 50)
 	var out strings.Builder
 	l.print(&out)
-	if !strings.Contains(out.String(), "25.0") || l[1].socket != "/b.sock" {
+	if !strings.Contains(out.String(), "25 [25–25]") || l[1].socket != "/b.sock" {
 		t.Errorf("report\n%s", out.String())
 	}
 }

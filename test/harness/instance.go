@@ -164,7 +164,7 @@ func prepare(t testing.TB) *Instance {
 	i := &Instance{T: t, Dir: dir, State: filepath.Join(dir, "state"), Root: filepath.Join(dir, "root")}
 	i.Name = instanceName(i.State)
 	i.pulled = map[string]string{}
-	if i.Node, i.Outside, err = newNode(); err != nil {
+	if i.Node, i.Outside, err = NewNode(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { i.Node.Close(); i.Outside.Close() })

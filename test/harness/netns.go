@@ -127,10 +127,10 @@ func (n *Net) Serve(t testing.TB, address string, handler http.Handler) {
 	t.Cleanup(func() { server.Close() })
 }
 
-// newNode makes the node's network namespace with an uplink to another that
+// NewNode makes the node's network namespace with an uplink to another that
 // plays the rest of the world. The outside knows no way back to a pod's address:
 // what comes from a pod has to be masqueraded.
-func newNode() (node, outside *Net, err error) {
+func NewNode() (node, outside *Net, err error) {
 	if node, err = newNet("node"); err != nil {
 		return nil, nil, err
 	}

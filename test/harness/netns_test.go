@@ -8,7 +8,7 @@ import (
 )
 
 func TestNodeReachesOutside(t *testing.T) {
-	node, outside, err := newNode()
+	node, outside, err := NewNode()
 	if err != nil {
 		t.Fatal(err)
 	}
