@@ -7,8 +7,11 @@ LDFLAGS := -X main.version=$(VERSION)
 # The product is pure Go; only the race detector needs cgo.
 export CGO_ENABLED = 0
 
+# What bench and compare start, where it is on PATH.
+RUNTIMES ?= cri-box,containerd,cri-o
+
 .DEFAULT_GOAL := help
-.PHONY: install release help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl demo clean
+.PHONY: install release help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl bench compare demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +56,14 @@ critest: ## upstream's critest from $CRITEST or PATH; IMAGES=upstream for its ow
 crictl: ## crictl's verbs, every one, with the binary from $CRICTL or PATH
 	@hack/setup.sh go test
 	@hack/parts.sh crictl
+
+bench: build ## measure cri-box, and containerd and CRI-O where they are on PATH; BENCH="-only cycles" for parts
+	@hack/setup.sh go root test
+	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./test/bench -start $(RUNTIMES) $(BENCH)
+
+compare: build ## the same beside Debian's containerd, and which CRI tests each passes: docs/compare.md
+	@hack/setup.sh go root test peers
+	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./test/bench -start $(RUNTIMES) -only all -markdown docs/compare.md -svg docs/compare.svg $(BENCH)
 
 demo: ## start a pod in a private instance, show how it is made, remove everything
 	@hack/setup.sh go root

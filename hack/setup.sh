@@ -1,5 +1,5 @@
 #!/bin/sh
-# Looks for what the targets need: setup.sh [go] [root] [test] [race] [critest] [vm].
+# Looks for what the targets need: setup.sh [go] [root] [test] [race] [critest] [peers] [vm].
 # On Debian and Ubuntu it installs what is missing; elsewhere it names it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -116,7 +116,11 @@ for what in "$@"; do
 		need ipvsadm ipvsadm
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
-	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race, critest and vm." ;;
+	peers)
+		need containerd containerd
+		need runc runc
+		;;
+	*) die "setup.sh: what is \"$what\"? It knows go, root, test, race, critest, vm and peers." ;;
 	esac
 done
 install_missing

@@ -28,6 +28,8 @@ type endpoint struct {
 	order   []string
 	serial  int
 	quiet   int // above 0: nothing is kept
+
+	behaviour map[string]string // by test of test/critest
 }
 
 // endpoints implements flag.Value.

@@ -42,6 +42,7 @@ type bench struct {
 	endpoints endpoints
 	registry  *registry // nil: the endpoints are others'
 	only      string
+	tests     string // of test/critest
 	files     outputs
 }
 
@@ -71,6 +72,7 @@ var sections = []struct {
 	{"restart", restarts},
 	{"logs", logs},
 	{"images", pulls},
+	{"behaviour", behaviour},
 }
 
 func main() {
@@ -80,7 +82,8 @@ func main() {
 	flag.Var(&b.endpoints, "endpoint", "name=socket[,process pattern]; may be given several times")
 	flag.StringVar(&b.image, "image", "busybox:latest", "with -endpoint: an image with busybox, present at every endpoint")
 	flag.StringVar(&b.parent, "cgroup-parent", "/bench", "cgroup_parent of every pod, as a kubelet gives one")
-	flag.StringVar(&b.only, "only", "", "sections to run: cycles,throughput,probes,mounts,standing,restart,logs,images; empty: all")
+	flag.StringVar(&b.only, "only", "", "sections to run: cycles,throughput,probes,mounts,standing,restart,logs,images,behaviour or all; empty: all but behaviour")
+	flag.StringVar(&b.tests, "tests", ".", "which tests of test/critest behaviour runs, as go test -run has it")
 	flag.IntVar(&b.pods, "pods", 40, "pod cycles per endpoint")
 	flag.IntVar(&b.execs, "execs", 3, "ExecSync calls per cycle")
 	flag.IntVar(&b.rounds, "rounds", 3, "turns of each endpoint in the sections that need few")
@@ -166,7 +169,8 @@ func (b *bench) main(start string) (err error) {
 
 func (b *bench) run(ctx context.Context) error {
 	for _, s := range sections {
-		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), s.name) {
+		only := strings.Split(b.only, ",")
+		if b.only == "" && s.name == "behaviour" || b.only != "" && !slices.Contains(only, s.name) && !slices.Contains(only, "all") {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s\n", s.name)

@@ -105,6 +105,7 @@ func (l endpoints) markdown() string {
 		}
 		b.WriteString("\n")
 	}
+	b.WriteString(l.behaviourTable())
 	return b.String()
 }
 
