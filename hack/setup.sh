@@ -82,6 +82,7 @@ for what in "$@"; do
 		need capsh libcap2-bin # a container made by hand
 		need ip iproute2
 		need curl curl # what the documentation types
+		need runc runc # test/pods compares
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	race)

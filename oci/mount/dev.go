@@ -20,8 +20,9 @@ type DevOptions struct {
 	Label string
 }
 
-// devSize is what fits into a container's /dev; nodes take no space.
-const devSize = 64 << 10
+// devSize is what fits into a container's /dev, as the spec has it (65536k) and
+// other runtimes do: there are programs that write a file there.
+const devSize = 64 << 20
 
 // defaultDevices are what every container has, config-linux.md "Default Devices".
 var defaultDevices = []specs.LinuxDevice{
