@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/(pods|stats|faults|model|soak|critest|critest/upstream|cli|crictl|docs)$'
+whole='/test/(systemd|pods|stats|faults|model|soak|critest|critest/upstream|cli|crictl|docs)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'

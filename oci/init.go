@@ -63,7 +63,10 @@ func (r *Runtime) newInit(ctx context.Context, podID, cgroup string) error {
 		closeFiles(keep)
 		return err
 	}
-	_, err = r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: id, Kind: keeper.KindContainer}, Program: p, FDs: fds, Keep: keep, Timeout: startBound})
+	pid, err := r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: id, Kind: keeper.KindContainer}, Program: p, FDs: fds, Keep: keep, Timeout: startBound})
+	if err == nil {
+		r.Cgroups.Adopt(cgroup, pid)
+	}
 	return err
 }
 

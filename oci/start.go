@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -55,6 +56,9 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 		return Started{}, err
 	}
 	r.took(b.ID, "clone to execve", time.Since(at))
+	if b.Spec != nil {
+		r.Cgroups.Adopt(b.Spec.Linux.CgroupsPath, pid)
+	}
 	return Started{PID: pid, PIDStart: StartTime(pid), At: at}, nil
 }
 
@@ -149,6 +153,20 @@ func (r *Runtime) OOMKills(id, cgroup string) (uint64, error) {
 // Groups lists the names of the groups directly below base.
 func (r *Runtime) Groups(base string) ([]string, error) { return r.Cgroups.List(base) }
 
+// dropParents removes the groups above that are cri-box's own and empty. A slice is
+// systemd's to remove, when the pod's last process has ended, its init's.
+func (r *Runtime) dropParents(id, cgroup string) error {
+	switch {
+	case !strings.HasPrefix(cgroup, r.CgroupBase+"/"):
+		return nil
+	case r.Cgroups.Driver() != "systemd":
+		return r.Cgroups.RemoveEmptyParents(cgroup, r.CgroupBase)
+	case strings.HasSuffix(id, InitID("")):
+		r.Cgroups.StopSlice(path.Dir(cgroup))
+	}
+	return nil
+}
+
 // Delete ends a container's processes and takes away what Prepare and Start
 // made. It is safe when there is nothing.
 func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {
@@ -169,9 +187,7 @@ func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {
 		group.Close()
 	}
 	errs = append(errs, r.Cgroups.Remove(ctx, cgroup))
-	if strings.HasPrefix(cgroup, r.CgroupBase+"/") {
-		errs = append(errs, r.Cgroups.RemoveEmptyParents(cgroup, r.CgroupBase))
-	}
+	errs = append(errs, r.dropParents(id, cgroup))
 	root := r.containerRoot(id)
 	errs = append(errs, os.RemoveAll(r.containerState(id)), os.RemoveAll(filepath.Join(root, "upper")), os.RemoveAll(filepath.Join(root, "work")))
 	if err := errors.Join(errs...); err != nil {

@@ -33,6 +33,7 @@ func (r *Runtime) Update(ctx context.Context, id, cgroup string, from, to *specs
 	if err != nil {
 		return errors.Join(err, scores.restore())
 	}
+	r.Cgroups.Adopt(cgroup, 0)
 	r.dropPrepared(id)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/cri-box/cri-box/sandbox/record"
 	"github.com/opencontainers/go-digest"
@@ -125,7 +126,7 @@ func (m *Manager) containerDir(id string) string {
 }
 
 // cgroupPath is the container's group: a leaf named by its id.
-func cgroupPath(parent, id string) string { return parent + "/" + id }
+func cgroupPath(parent, id string) string { return cgroup.GroupPath(parent, id) }
 
 // ownPIDs tells whether the container has a PID namespace to itself, which the
 // kernel empties when its first process ends.

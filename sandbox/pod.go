@@ -8,6 +8,7 @@ import (
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/sandbox/record"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -98,7 +99,23 @@ func (m *Manager) NetNSPath(id string) string {
 	return filepath.Join(netns.Dir, m.cfg.Instance+"-"+id[:12])
 }
 
-func (m *Manager) ownCgroup(id string) string { return "/" + m.cfg.Instance + "/" + id }
+func (m *Manager) ownCgroup(id string) string {
+	if m.cfg.Slices {
+		if slice, err := cgroup.ParentSlice(m.cfg.Instance + "-" + id + ".slice"); err == nil {
+			return slice
+		}
+	}
+	return "/" + m.cfg.Instance + "/" + id
+}
+
+// ofOwnCgroup is the pod's id in the name of such a group, or empty.
+func (m *Manager) ofOwnCgroup(name string) string {
+	name = strings.TrimSuffix(strings.TrimPrefix(name, m.cfg.Instance+"-"), ".slice")
+	if len(name) != 64 {
+		return ""
+	}
+	return name
+}
 
 // A Message is a CRI message in a record, as protobuf's JSON.
 type Message[T proto.Message] struct{ Of T }

@@ -12,6 +12,7 @@ import (
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -107,8 +108,14 @@ func lowerAttempt(other any, c *runtimeapi.PodSandboxConfig) bool {
 func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (string, error) {
 	p := &Pod{ID: newID(), BootID: m.cfg.BootID, Config: Message[*runtimeapi.PodSandboxConfig]{c}, CreatedAt: time.Now()}
 	p.CgroupParent = c.GetLinux().GetCgroupParent()
-	if p.CgroupParent == "" {
+	switch {
+	case p.CgroupParent == "":
 		p.CgroupParent = m.ownCgroup(p.ID)
+	case m.cfg.Slices:
+		var err error
+		if p.CgroupParent, err = cgroup.ParentSlice(p.CgroupParent); err != nil {
+			return "", fmt.Errorf("%w: linux.cgroup_parent: %w", spec.ErrInvalid, err)
+		}
 	}
 	if err := m.labelPod(p); err != nil {
 		return "", fmt.Errorf("cannot run pod %s: %w", podKey(c), err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -112,12 +113,12 @@ func (m *Manager) holds(id string) bool {
 
 // dropCgroups ends and removes groups of ours that no pod has.
 func (m *Manager) dropCgroups(ctx context.Context) error {
-	names, err := m.cfg.Cgroups.Groups("/" + m.cfg.Instance)
+	names, err := m.cfg.Cgroups.Groups(path.Dir(m.ownCgroup("any")))
 	errs := []error{err}
 	for _, name := range names {
-		if len(name) == 64 && !m.anyPod(name) {
-			m.leaked("a control group of no pod is removed", "id", name)
-			errs = append(errs, m.cfg.Runtime.Delete(ctx, name, m.ownCgroup(name)))
+		if id := m.ofOwnCgroup(name); id != "" && !m.anyPod(id) {
+			m.leaked("a control group of no pod is removed", "id", id)
+			errs = append(errs, m.cfg.Runtime.Delete(ctx, id, m.ownCgroup(id)))
 		}
 	}
 	return errors.Join(errs...)

@@ -52,6 +52,8 @@ type Config struct {
 	Custody Custody
 	Labels  *label.Pool
 
+	// Slices: pods are slices and containers scopes, which systemd knows.
+	Slices bool
 	Host   spec.Host
 	Policy Policy
 	// Fault, for tests only, is called at every fault point by its name; an error

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -98,25 +96,5 @@ func (d *daemon) stop(server *grpc.Server) {
 	case <-done:
 	case <-time.After(stopBound):
 		server.Stop()
-	}
-}
-
-// notify tells systemd, or whoever started us, about our state (sd_notify(3)).
-func notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if strings.HasPrefix(path, "@") {
-		path = "\x00" + path[1:]
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		slog.Warn("cannot notify", "err", err)
-		return
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(state)); err != nil {
-		slog.Warn("cannot notify", "err", err)
 	}
 }

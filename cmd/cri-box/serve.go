@@ -137,8 +137,18 @@ func lockSoon(fd int) error {
 }
 
 func (d *daemon) openGroups(context.Context) (err error) {
-	d.groups, err = cgroup.Detect()
-	return err
+	if d.groups, err = cgroup.Detect(); err != nil {
+		return err
+	}
+	driver := d.config.Cgroup.Driver
+	usual := cgroup.Running() && d.groups.Mode == cgroup.V2
+	switch {
+	case driver == "systemd" && !usual:
+		return errors.New("cannot use cgroup.driver = systemd: systemd must be the first process, and control groups v2; cgroupfs works here")
+	case driver == "systemd", driver == "auto" && usual:
+		d.groups.UseSystemd()
+	}
+	return nil
 }
 
 func (d *daemon) openImages(context.Context) (err error) {
@@ -156,15 +166,22 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.keeper, err = keeper.Dial(ctx, keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"),
-		LogPath: filepath.Join(d.state, "keeper.log"), Build: build,
-		Binary: func() (string, error) { return keeperBinary(d.root) }})
+	group, err := ownGroups()
+	if err != nil {
+		slog.Warn("daemon and keeper share a control group", "err", err)
+	}
+	cfg := keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"), LogPath: filepath.Join(d.state, "keeper.log"), Build: build,
+		Binary: func() (string, error) { return keeperBinary(d.root) }, Group: group, MaxLine: int(d.config.Container.MaxLogLine)}
+	if stored := storedFiles(); stored != nil {
+		cfg.Store, cfg.Stored = newFDStore(), stored
+	}
+	d.keeper, err = keeper.Dial(ctx, cfg)
 	return err
 }
 
 func (d *daemon) openRuntime(context.Context) (err error) {
 	d.runtime, err = oci.New(oci.Config{Keeper: d.keeper, Cgroups: d.groups, StateDir: d.state, RootDir: d.root,
-		CgroupBase: "/" + d.instance(), MaxLogLine: int(d.config.Container.MaxLogLine), Fault: d.faults(),
+		CgroupBase: d.groups.Base(d.instance()), MaxLogLine: int(d.config.Container.MaxLogLine), Fault: d.faults(),
 		Took: func(id, name string, took time.Duration) { d.sandboxes.Took(id, name, took) }})
 	return err
 }
@@ -182,7 +199,7 @@ func (d *daemon) openSandboxes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read boot id: %w", err)
 	}
-	d.sandboxes, err = sandbox.New(sandbox.Config{Instance: d.instance(), StateDir: d.state, RootDir: d.root,
+	d.sandboxes, err = sandbox.New(sandbox.Config{Slices: d.groups.Driver() == "systemd", Instance: d.instance(), StateDir: d.state, RootDir: d.root,
 		BootID: strings.TrimSpace(string(boot)), Network: d.network, Images: d.images, Runtime: d.runtime, Cgroups: d.runtime,
 		Logs: d.runtime, Custody: d.keeper, Labels: label.Open(), Host: host, Policy: policy(d.config.Container), Fault: d.faults()})
 	return err
@@ -249,11 +266,13 @@ func (d *daemon) recover(ctx context.Context) error {
 		slog.Error("cannot collect unused layers", "err", err)
 	}
 	go d.sandboxes.KeepReconciling(ctx)
+	d.adoptScopes()
 	d.recovered.Store(true)
 	close(d.gate)
 	s := d.sandboxes.List()
 	slog.Info("ready", "socket", d.listen, "config", d.describe(), "pods", len(s.Pods), "containers", len(s.Containers), "took", time.Since(began))
 	notify("READY=1")
+	go d.keepWatchdog(ctx)
 	return nil
 }
 

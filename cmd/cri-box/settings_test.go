@@ -18,7 +18,7 @@ var other = map[string]string{
 	"metrics.address": "127.0.0.1:9",
 	"network.mode":    "cni", "network.ipv4": "10.9.0.0/16", "network.ipv6": "fd09::/64", "network.pod_cidr": "kubelet", "network.mtu": "1400",
 	"network.cni.conf_dir": "/x", "network.cni.bin_dirs": "['/x']",
-	"container.path": "/x", "container.capabilities": "['KILL']", "container.ulimits": "['core=0']", "container.pids_limit": "9",
+	"cgroup.driver": "systemd", "container.path": "/x", "container.capabilities": "['KILL']", "container.ulimits": "['core=0']", "container.pids_limit": "9",
 	"container.shm_size": "9MiB", "container.missing_bind_source": "create", "container.max_log_line": "9KiB",
 }
 
@@ -34,8 +34,8 @@ func TestEverySettingHasAnEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 		// As serve.go has it, part by part.
-		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
-			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine, s.config.Metrics)
+		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v %v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
+			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine, s.config.Metrics, s.config.Cgroup)
 	}
 	usual := opened()
 	for name := range config.New().Values() {

@@ -112,7 +112,7 @@ boot() {
 		-drive "file=$work/disk,if=virtio,format=raw,cache=unsafe"
 }
 
-append="quiet loglevel=3 panic=-1 hugepages=8 systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 ${APPEND-}"
+append="quiet loglevel=3 systemd.show_status=false panic=-1 hugepages=8 systemd.unified_cgroup_hierarchy=1 systemd.log_color=0 ${APPEND-}"
 accel=${ACCEL:-$("$here/accel.sh" "$kdir")}
 busybox=$(static_busybox)
 initrd "$@"

@@ -30,7 +30,7 @@ const (
 	V2     Mode = "v2"
 )
 
-// System is the host's control group hierarchies. It never changes and may be
+// System is the host's control group hierarchies. After UseSystemd it never changes; it may be
 // used by many goroutines.
 type System struct {
 	// Mode is how they are mounted.
@@ -39,6 +39,7 @@ type System struct {
 	v1          []hierarchy
 	unified     string   // mount point of v2, empty in V1
 	controllers []string // that limits can be set with
+	units       *Units   // with the systemd driver
 }
 
 // A hierarchy is one mounted v1 hierarchy.
@@ -135,7 +136,12 @@ func (s *System) settle() error {
 }
 
 // Driver is the name that CRI's RuntimeConfig has for who makes the groups.
-func (s *System) Driver() string { return "cgroupfs" }
+func (s *System) Driver() string {
+	if s.units != nil {
+		return "systemd"
+	}
+	return "cgroupfs"
+}
 
 // Controllers are those with which limits can be set, sorted.
 func (s *System) Controllers() []string { return slices.Clone(s.controllers) }

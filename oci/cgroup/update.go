@@ -23,7 +23,7 @@ var updatableV1 = []string{
 
 var updatableV2 = []string{
 	"cpu.weight", "cpu.max", "cpu.max.burst", "cpu.idle", "cpuset.cpus", "cpuset.mems",
-	"memory.max", "memory.swap.max", "memory.low", "pids.max", "io.weight", "io.bfq.weight",
+	"memory.max", "memory.swap.max", "memory.low", "memory.min", "memory.high", "pids.max", "io.weight", "io.bfq.weight",
 	"hugetlb.*.max",
 }
 

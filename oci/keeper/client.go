@@ -48,6 +48,14 @@ type Config struct {
 	// Build names that binary: a keeper of another build is upgraded in place. ""
 	// leaves the keeper what it is.
 	Build string
+	// Group is the control group that a keeper is started in, nil for the daemon's.
+	Group *os.File
+	// Store holds everything a third time, nil if there is none. Stored is what it
+	// gave back at the daemon's start, by name; Dial takes the files.
+	Store  Store
+	Stored map[string]*os.File
+	// MaxLine is the Log.MaxLine of what comes back from the store.
+	MaxLine int
 }
 
 // Kept is an item with the daemon's own duplicates of its descriptors, by name.
@@ -75,6 +83,9 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if _, err := c.live(ctx); err != nil {
 		c.Close()
 		return nil, err
+	}
+	if cfg.Store != nil {
+		c.recall(ctx)
 	}
 	c.done.Add(1)
 	go c.renew()

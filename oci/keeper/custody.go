@@ -33,6 +33,11 @@ func (c *Client) Adopt(ctx context.Context, item Item, files map[string]*os.File
 		k.close()
 		return fmt.Errorf("cannot hold %s: %w", id, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.items[id] == k {
+		c.store(k)
+	}
 	return nil
 }
 
@@ -42,6 +47,9 @@ func (c *Client) Release(ctx context.Context, id string) error {
 	c.mu.Lock()
 	k := c.items[id]
 	delete(c.items, id)
+	if k != nil {
+		c.unstore(k)
+	}
 	c.mu.Unlock()
 	if k == nil {
 		return nil
@@ -68,6 +76,7 @@ func (c *Client) ReopenLog(ctx context.Context, id string, f *os.File) error {
 		old.Close()
 	}
 	k.FDs[FDLog] = f
+	c.store(k, FDLog)
 	return nil
 }
 
@@ -101,6 +110,7 @@ func (c *Client) Ping(ctx context.Context) error {
 func (c *Client) CloseFDs(ctx context.Context, id string, names ...string) error {
 	c.mu.Lock()
 	if k := c.items[id]; k != nil {
+		c.unstore(k, names...)
 		for _, name := range names {
 			if f := k.FDs[name]; f != nil {
 				f.Close()

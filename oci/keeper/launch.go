@@ -51,9 +51,13 @@ func launch(cfg Config) error {
 		return fmt.Errorf("cannot start the keeper: %w", os.NewSyscallError("dup", err))
 	}
 	defer unix.Close(high)
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if cfg.Group != nil {
+		sys.UseCgroupFD, sys.CgroupFD = true, int(cfg.Group.Fd())
+	}
 	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", high), []string{"cri-box", RoleKeeper, cfg.Socket, cfg.Build}, &os.ProcAttr{
 		Dir: "/", Env: ownEnv(), Files: []*os.File{null, null, log, listener},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Sys: sys,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot start the keeper: %w", err)

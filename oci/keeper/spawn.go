@@ -77,6 +77,7 @@ func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
 	kept.PID = pid
 	if c.items[item.ID] == kept {
 		kept.FDs[FDPid] = pidfd
+		c.store(kept)
 	} else {
 		pidfd.Close() // an exec that ended already
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	Image     Image     `toml:"image" help:"Pulling and keeping images."`
 	Network   Network   `toml:"network" help:"The pods' network."`
 	Metrics   Metrics   `toml:"metrics" help:"What Prometheus reads of the daemon."`
+	Cgroup    Cgroup    `toml:"cgroup" help:"Control groups."`
 	Container Container `toml:"container" help:"What containers get where neither the request nor the image says otherwise."`
 }
 
@@ -41,6 +42,11 @@ type Log struct {
 // Metrics is the table [metrics].
 type Metrics struct {
 	Address string `toml:"address" default:"''" accept:"address" help:"Address at which GET /metrics answers, such as '127.0.0.1:9437'. Empty: only the daemon's own socket does."`
+}
+
+// Cgroup is the table [cgroup].
+type Cgroup struct {
+	Driver string `toml:"driver" default:"'auto'" accept:"auto|cgroupfs|systemd" help:"Who the pods' groups belong to: nobody else (cgroupfs), or systemd, which is told of each container as a scope. The kubelet asks for it. auto: systemd where it is the first process and control groups are v2."`
 }
 
 // Image is the table [image].

@@ -1,0 +1,296 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	dbus "github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
+)
+
+// With the systemd driver a container's group is that of a scope unit. cri-box makes
+// the directory, with its limits, ahead of the container, which is born into it;
+// systemd is told of the scope when the process runs, and takes over what is there:
+// all limits are among the unit's properties, so that a reload keeps them. No request
+// waits for that, and none needs systemd to answer.
+
+// Running says whether systemd is this machine's first process.
+func Running() bool { return systemd.IsRunningSystemd() }
+
+// ParentSlice is the path of a pod's slice: what the kubelet gives as its parent, by
+// name or path, or nothing where the parent is no slice.
+func ParentSlice(parent string) (string, error) {
+	name := path.Base(parent)
+	if !strings.HasSuffix(name, ".slice") {
+		return "", fmt.Errorf("cgroup parent %q: with the systemd driver it must be a slice, such as kubepods-pod1.slice", parent)
+	}
+	p, err := systemd.ExpandSlice(name)
+	if err != nil {
+		return "", fmt.Errorf("cgroup parent %q: %w", parent, err)
+	}
+	return p, nil
+}
+
+// ScopePrefix begins the names of all scopes.
+const ScopePrefix = "cri-box-"
+
+// GroupPath is the path of a container's group: <parent>/<id>, or a scope in a slice.
+func GroupPath(parent, id string) string {
+	if strings.HasSuffix(parent, ".slice") {
+		return parent + "/" + ScopePrefix + id + ".scope"
+	}
+	return parent + "/" + id
+}
+
+// unitBound is how long systemd may take for one unit.
+const unitBound = 10 * time.Second
+
+// tries is how often a unit is tried again, a second apart, while systemd does not
+// answer.
+const tries = 60
+
+// Units tells systemd of scopes, one after the other and in the background.
+type Units struct {
+	sys   *System
+	mu    sync.Mutex
+	queue []unit
+	wake  chan struct{}
+	conn  *dbus.Conn
+}
+
+// A unit is one thing to tell: that a scope has this process, or with pid 0, what its
+// limits are by now.
+type unit struct {
+	path  string
+	pid   int
+	tried int
+}
+
+// UseSystemd makes systemd the driver; Driver says so from then on.
+func (s *System) UseSystemd() {
+	s.units = &Units{sys: s, wake: make(chan struct{}, 1)}
+	go s.units.run()
+}
+
+// Adopt tells systemd, where it is the driver, of the scope at cgroupPath, with the
+// process pid in it.
+func (s *System) Adopt(cgroupPath string, pid int) {
+	if s.units != nil && strings.HasSuffix(cgroupPath, ".scope") {
+		s.units.add(unit{path: cgroupPath, pid: pid})
+	}
+}
+
+func (u *Units) add(one unit) {
+	u.mu.Lock()
+	u.queue = append(u.queue, one)
+	u.mu.Unlock()
+	select {
+	case u.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (u *Units) run() {
+	for range u.wake {
+		u.mu.Lock()
+		queue := u.queue
+		u.queue = nil
+		u.mu.Unlock()
+		for _, one := range queue {
+			u.tell(one)
+		}
+	}
+}
+
+func (u *Units) tell(one unit) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitBound)
+	defer cancel()
+	err := u.try(ctx, one)
+	if err == nil || !u.sys.occupied(one.path) {
+		return
+	}
+	if one.tried == 0 {
+		slog.Warn("systemd does not know a container's scope yet", "scope", one.path, "err", err)
+	}
+	if u.conn != nil && !u.conn.Connected() || errors.Is(err, context.DeadlineExceeded) {
+		u.hangUp()
+	}
+	if one.tried++; one.tried < tries {
+		time.AfterFunc(time.Second, func() { u.add(one) })
+	}
+}
+
+func (u *Units) hangUp() {
+	if u.conn != nil {
+		u.conn.Close()
+		u.conn = nil
+	}
+}
+
+func (s *System) occupied(cgroupPath string) bool {
+	pids, err := s.procs(s.processDir(cgroupPath))
+	return err == nil && len(pids) > 0
+}
+
+func (u *Units) try(ctx context.Context, one unit) (err error) {
+	if u.conn == nil {
+		if u.conn, err = dbus.NewWithContext(ctx); err != nil {
+			u.conn = nil
+			return fmt.Errorf("cannot reach systemd: %w", err)
+		}
+	}
+	name := path.Base(one.path)
+	limits, err := u.sys.unitLimits(one.path)
+	if err != nil {
+		return err
+	}
+	before, err := (&Cgroup{Path: one.path, sys: u.sys}).snapshot(&cgroups.Resources{})
+	if err != nil {
+		return err
+	}
+	if one.pid == 0 {
+		err = u.conn.SetUnitPropertiesContext(ctx, name, true, limits...)
+	} else {
+		err = u.start(ctx, name, one, limits)
+	}
+	// What systemd rounds, or has no property for, is as it was.
+	return errors.Join(err, restore(before))
+}
+
+func (u *Units) start(ctx context.Context, name string, one unit, limits []dbus.Property) error {
+	properties := append([]dbus.Property{
+		dbus.PropSlice(path.Base(path.Dir(one.path))),
+		dbus.PropDescription("cri-box container " + strings.TrimSuffix(strings.TrimPrefix(name, ScopePrefix), ".scope")),
+		property("PIDs", []uint32{uint32(one.pid)}),
+		property("Delegate", true),
+		property("DefaultDependencies", false),
+		property("CollectMode", "inactive-or-failed"),
+	}, limits...)
+	done := make(chan string, 1)
+	_, err := u.conn.StartTransientUnitContext(ctx, name, "replace", properties, done)
+	var known godbus.Error
+	if errors.As(err, &known) && known.Name == "org.freedesktop.systemd1.UnitExists" {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return fmt.Errorf("cannot start %s: systemd says %q", name, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot start %s: systemd does not answer: %w", name, ctx.Err())
+	}
+}
+
+func property(name string, value any) dbus.Property {
+	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// unitLimits are the group's limits as properties of its unit
+// (systemd.resource-control(5)).
+func (s *System) unitLimits(cgroupPath string) ([]dbus.Property, error) {
+	dir := s.unifiedDir(cgroupPath)
+	var out []dbus.Property
+	for file, name := range map[string]string{
+		"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
+		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight",
+	} {
+		line, err := readLine(dir, file)
+		if gone(err) {
+			continue // without that controller
+		}
+		if err != nil {
+			return nil, err
+		}
+		n, ok := limitOf(line)
+		if !ok {
+			return nil, fmt.Errorf("%s/%s is %q, not a number", dir, file, line)
+		}
+		out = append(out, property(name, n))
+	}
+	for file, name := range map[string]string{"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"} {
+		line, err := readLine(dir, file)
+		if err != nil || line == "" {
+			continue
+		}
+		bits, err := systemd.RangeToBits(line)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, property(name, bits))
+	}
+	for _, name := range []string{"CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting"} {
+		out = append(out, property(name, true))
+	}
+	return append(out, cpuQuota(dir)...), nil
+}
+
+// cpuQuota is cpu.max, "max 100000" or quota and period, in microseconds.
+func cpuQuota(dir string) []dbus.Property {
+	line, err := readLine(dir, "cpu.max")
+	quota, period, ok := strings.Cut(line, " ")
+	if err != nil || !ok {
+		return nil
+	}
+	p, err := strconv.ParseUint(period, 10, 64)
+	if err != nil {
+		return nil
+	}
+	perSecond := uint64(math.MaxUint64)
+	if q, err := strconv.ParseUint(quota, 10, 64); err == nil && p > 0 {
+		perSecond = q * uint64(time.Second/time.Microsecond) / p
+	}
+	return []dbus.Property{property("CPUQuotaPerSecUSec", perSecond), property("CPUQuotaPeriodUSec", p)}
+}
+
+func limitOf(line string) (uint64, bool) {
+	if line == "max" {
+		return math.MaxUint64, true
+	}
+	n, err := strconv.ParseUint(line, 10, 64)
+	return n, err == nil
+}
+
+// StopSlice has systemd forget a slice of cri-box's own that is empty, in the
+// background; without systemd there is none.
+func (s *System) StopSlice(slice string) {
+	if s.units == nil || path.Ext(slice) != ".slice" {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), unitBound)
+		defer cancel()
+		conn, err := dbus.NewWithContext(ctx)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		if _, err := conn.StopUnitContext(ctx, path.Base(slice), "replace", nil); err != nil {
+			slog.Debug("cannot stop a slice", "slice", slice, "err", err)
+		}
+	}()
+}
+
+// Base is the group above an instance's own pods'.
+func (s *System) Base(instance string) string {
+	if s.units != nil {
+		if slice, err := systemd.ExpandSlice(instance + ".slice"); err == nil {
+			return slice
+		}
+	}
+	return "/" + instance
+}
