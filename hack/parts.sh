@@ -44,7 +44,7 @@ part_critest() {
 # Debian's own kernels, in qemu: what the machine at hand does not have.
 # The network's two are what other kernels may lack: SCTP, and kube-proxy's IPVS.
 part_vm() {
-	hack/vm/test.sh oci/cgroup oci/mount \
+	hack/vm/test.sh oci/cgroup oci/mount oci:TestDiskCount \
 		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP
 }
 part_crictl() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crictl; }

@@ -77,6 +77,7 @@ for what in "$@"; do
 		need_root
 		need_busybox
 		need strace strace # test/guards
+		need mkfs.ext4 e2fsprogs
 		need nft nftables
 		need iptables iptables
 		need capsh libcap2-bin # a container made by hand

@@ -61,6 +61,7 @@ type Runtime struct {
 	mu       sync.Mutex
 	prepared map[string]*prepared
 	groups   map[string]*cgroup.Cgroup
+	projects bool // the file system counts what each container writes
 }
 
 // New returns a Runtime; its directories are made if they are missing.
@@ -73,7 +74,7 @@ func New(c Config) (*Runtime, error) {
 	if err := mount.Spread(c.containerRoot("")); err != nil {
 		return nil, err
 	}
-	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}}, nil
+	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}, projects: countsProjects(c.containerRoot(""))}, nil
 }
 
 // UseAppArmor makes sure that a profile is loaded; the default one is loaded if it

@@ -52,6 +52,11 @@ func (r *Runtime) Rootfs(b Bundle) (*os.File, error) {
 			return nil, fmt.Errorf("cannot give root file system to the pod: %w", err)
 		}
 	}
+	if r.projects {
+		if err := startProject(upper, work); err != nil {
+			return nil, err
+		}
+	}
 	users, err := r.users(b)
 	if err != nil {
 		return nil, err

@@ -19,12 +19,15 @@ const (
 	diskBound = time.Minute // of one walk
 )
 
-// disks knows how much the containers wrote. Layers are walked in the background,
+// disks knows how much the containers wrote. Where the file system does not count
+// it (project quota), layers are walked in the background,
 // one after the other, and only those that somebody asks for.
 type disks struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	walk func(ctx context.Context, id string) (oci.DiskUse, error)
+	// count answers at once, for layers that the file system counts.
+	count func(id string) (oci.DiskUse, bool)
 
 	mu      sync.Mutex
 	known   map[string]*diskState
@@ -39,8 +42,8 @@ type diskState struct {
 	queued bool
 }
 
-func (d *disks) init(walk func(ctx context.Context, id string) (oci.DiskUse, error)) {
-	d.walk, d.known = walk, map[string]*diskState{}
+func (d *disks) init(walk func(ctx context.Context, id string) (oci.DiskUse, error), count func(id string) (oci.DiskUse, bool)) {
+	d.walk, d.count, d.known = walk, count, map[string]*diskState{}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 }
 
@@ -49,9 +52,12 @@ func (d *disks) close() {
 	d.work.Wait()
 }
 
-// use returns what is known of a layer, nil if nothing is yet, and has it walked
-// if that is old. It does not wait.
+// use returns what the file system counts of a layer, or what is known of it, nil
+// if nothing is yet, and has it walked if that is old. It does not wait.
 func (d *disks) use(id string) *oci.DiskUse {
+	if u, ok := d.count(id); ok {
+		return &u
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.known[id]

@@ -79,6 +79,8 @@ type Runtime interface {
 	Delete(ctx context.Context, id, cgroup string) error
 	// DiskUse walks the container's writable layer.
 	DiskUse(ctx context.Context, id string) (oci.DiskUse, error)
+	// DiskCount knows it without a walk, where the file system counts.
+	DiskCount(id string) (oci.DiskUse, bool)
 	// Readopt, ReadoptInit and PodFiles take over what outlived both daemon and
 	// keeper.
 	Readopt(ctx context.Context, b oci.Bundle, p oci.Started) error
@@ -191,7 +193,7 @@ func New(cfg Config) (*Manager, error) {
 	m.spaces.ahead.Fill()
 	m.exits.init()
 	m.events.init()
-	m.disks.init(cfg.Runtime.DiskUse)
+	m.disks.init(cfg.Runtime.DiskUse, cfg.Runtime.DiskCount)
 	m.snapshot.Store(&Snapshot{})
 	return m, nil
 }

@@ -60,9 +60,28 @@ func newDisks(t *testing.T) (*disks, *walks) {
 		case <-ctx.Done():
 			return oci.DiskUse{}, ctx.Err()
 		}
-	})
+	}, notCounted)
 	t.Cleanup(d.close)
 	return d, w
+}
+
+// notCounted is a file system that does not count.
+func notCounted(string) (oci.DiskUse, bool) { return oci.DiskUse{}, false }
+
+// TestDisksCounted: where the file system counts, that is the answer, at once and
+// each time, and nothing is walked.
+func TestDisksCounted(t *testing.T) {
+	d, bytes := &disks{}, uint64(0)
+	d.init(func(context.Context, string) (oci.DiskUse, error) {
+		t.Error("it is walked")
+		return oci.DiskUse{}, nil
+	}, func(string) (oci.DiskUse, bool) { bytes++; return oci.DiskUse{Bytes: bytes}, true })
+	for want := range uint64(3) {
+		if u := d.use("c"); u == nil || u.Bytes != want+1 {
+			t.Errorf("it is %+v, wanted %d bytes", u, want+1)
+		}
+	}
+	d.close()
 }
 
 // TestDisks: nobody waits for a walk, a layer is walked once at a time, one after
@@ -122,7 +141,7 @@ func TestDisksSpareTheDisk(t *testing.T) {
 
 func TestDisksOfWhatIsGone(t *testing.T) {
 	d := &disks{}
-	d.init(func(context.Context, string) (oci.DiskUse, error) { return oci.DiskUse{At: time.Now()}, fs.ErrNotExist })
+	d.init(func(context.Context, string) (oci.DiskUse, error) { return oci.DiskUse{At: time.Now()}, fs.ErrNotExist }, notCounted)
 	defer d.close()
 	d.use("aaaaaaaaaaaa")
 	d.work.Wait()
