@@ -25,6 +25,11 @@ func hierarchies() (list []string) {
 // makeCgroup makes a cgroup in every hierarchy. One of cpuset takes no process
 // before it has processors and memory nodes.
 func makeCgroup(name string) error {
+	if unified() { // one at a time: not every kernel has each
+		for _, controller := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"} {
+			os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+controller), 0)
+		}
+	}
 	for _, h := range hierarchies() {
 		dir := filepath.Join(h, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {

@@ -59,7 +59,22 @@ func (p *Pod) rotated(pod *v1.Pod, name string) (lines []harness.LogLine, files 
 		}
 		lines = append(lines, more...)
 	}
+	if p.peer != nil { // it tears a line in two when its file is changed
+		lines = joined(lines)
+	}
 	return lines, len(names) + 1
+}
+
+// joined puts lines together that say that they go on.
+func joined(lines []harness.LogLine) (whole []harness.LogLine) {
+	for i, l := range lines {
+		if i > 0 && !lines[i-1].Full {
+			whole[len(whole)-1].Text += l.Text
+			continue
+		}
+		whole = append(whole, l)
+	}
+	return whole
 }
 
 func readMaybePacked(name string) (string, error) {

@@ -73,12 +73,13 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Push("pause", imagetest.New().File("/pause", 0o755, program).
+	pause := n.Push("pause", imagetest.New().File("/pause", 0o755, program).
 		Config(func(c *ocispec.ImageConfig) { c.Entrypoint = []string{"/pause", "sleep-forever"} }).Build())
 	n.peer.start(t)
 	t.Cleanup(func() { n.peer.end(t, syscall.SIGTERM) })
 	n.Connect()
 	n.wait(t, "containerd to answer", n.Answers)
+	n.Pull(pause) // as long as the registry asks for no password
 }
 
 func (p *peer) start(t testing.TB) {
