@@ -11,7 +11,7 @@ export CGO_ENABLED = 0
 RUNTIMES ?= cri-box,containerd,cri-o
 
 .DEFAULT_GOAL := help
-.PHONY: install release help build check test test-race test-kubelet test-kubelet-all test-vm critest crictl bench compare demo clean
+.PHONY: install release help build check test soak test-race test-kubelet test-kubelet-all test-vm critest crictl bench compare demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -76,6 +76,7 @@ func codeOf(err error) codes.Code {
 		{stream.ErrTooMany, codes.ResourceExhausted},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{keeper.ErrKeeperLost, codes.Unavailable},
+		{keeper.ErrSpawnerLost, codes.Unavailable},
 		// The kubelet reads a pull's error by its first word, and strips only this code.
 		{image.ErrRegistryUnavailable, codes.Unknown},
 		{image.ErrSignatureValidationFailed, codes.Unknown},

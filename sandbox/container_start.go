@@ -42,7 +42,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		m.exits.began(c.ID)
 		m.disks.use(c.ID) // so that the first who asks is told
 		return nil
-	case errors.Is(err, errNotRecorded), errors.Is(err, keeper.ErrKeeperLost):
+	case errors.Is(err, errNotRecorded), keeper.Lost(err):
 		// Nothing is wrong with the container: it is as before, for another try.
 		return errors.Join(err, m.endUnrecorded(ctx, &c))
 	}

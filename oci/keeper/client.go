@@ -17,6 +17,14 @@ import (
 // died. Its effect is unknown; a new keeper is up soon.
 var ErrKeeperLost = errors.New("the keeper died meanwhile")
 
+// ErrSpawnerLost is returned by a spawn whose spawner died. What it had made was
+// ended.
+var ErrSpawnerLost = errors.New("the spawner died meanwhile")
+
+// Lost tells whether an error says that a process died which has a successor:
+// what was asked for can be asked for again.
+func Lost(err error) bool { return errors.Is(err, ErrKeeperLost) || errors.Is(err, ErrSpawnerLost) }
+
 // A Client is the daemon's side: it finds or starts the keeper, asks it, and
 // holds a duplicate of every descriptor that the keeper keeps (double custody).
 // When the keeper dies, the client starts another and hands all of them over.

@@ -218,7 +218,7 @@ func (k *keeper) spawn(fd, session int, m *message, fds []int) {
 		}
 		reply := &message{Result: &res.spawnResult}
 		if err != nil {
-			reply.Err = err.Error()
+			reply.Err, reply.Lost = err.Error(), errors.Is(err, ErrSpawnerLost)
 		}
 		k.reply(fd, m, reply, nil)
 		return

@@ -283,6 +283,29 @@ func TestStuckCallIsNamed(t *testing.T) {
 	}
 }
 
+// TestSpawnerDeath: an idle spawner that dies takes nothing along, neither the next
+// program nor the process that it made before.
+func TestSpawnerDeath(t *testing.T) {
+	f := start(t)
+	gate := f.gate()
+	spawners := f.spawners() // all children so far
+	f.run("before", "/bin/sh", "-c", "read x < "+gate.Name()+"; exit 5")
+	for _, pid := range spawners {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	f.run("next", "/bin/sh", "-c", "exit 6")
+	if e := f.wait("next"); len(spawners) == 0 || e.Code != 6 {
+		t.Errorf("exit after the death of %d spawners: %+v", len(spawners), e)
+	}
+	gate.WriteString("go\n")
+	if e := f.wait("before"); e.Code != 5 {
+		t.Errorf("exit of a process whose spawner died later: %+v", e)
+	}
+	if z := zombies(f.PID()); len(z) > 0 {
+		t.Errorf("zombies of the keeper: %v", z)
+	}
+}
+
 func TestDaemonRestart(t *testing.T) {
 	f := start(t)
 	gate := f.gate()

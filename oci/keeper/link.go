@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -138,6 +139,9 @@ func (l *link) answer(ctx context.Context, m *message, fds []int) (*message, []i
 }
 
 func (a answer) result() (*message, []int, error) {
+	if a.m.Lost {
+		return a.m, a.fds, fmt.Errorf("%w: %s", ErrSpawnerLost, a.m.Err)
+	}
 	if a.m.Err != "" {
 		return a.m, a.fds, errors.New(a.m.Err)
 	}

@@ -209,15 +209,35 @@ type spawned struct {
 
 // run gives a program to a spawner and returns what became of it. fds, the
 // program's own first, stay the caller's. When ctx ends first, the result says
-// at which call the child stands, and the child is killed.
+// at which call the child stands, and the child is killed. A spawner that dies
+// before it has made a process is no matter: another gets the program.
 func (p *pool) run(ctx context.Context, size int, fds []int) (spawned, error) {
-	s, err := p.take(ctx)
-	if err != nil {
-		return spawned{pidfd: -1}, err
+	for try := 0; ; try++ {
+		s, err := p.take(ctx)
+		if err != nil {
+			return spawned{pidfd: -1}, err
+		}
+		res, err := p.runOn(ctx, s, size, fds)
+		if !errors.Is(err, errNothingMade) || try == maxTries {
+			return res, err
+		}
 	}
-	if err := s.order(size, fds); err != nil {
+}
+
+// maxTries is how many spawners may die of one program before it counts as wrong.
+const maxTries = 3
+
+// errNothingMade says that a spawner died before it cloned.
+var errNothingMade = errors.New("the spawner died before it made a process")
+
+func (p *pool) runOn(ctx context.Context, s *spawner, size int, fds []int) (spawned, error) {
+	// What the page says of the program before is none of this one's: its process
+	// may run for long.
+	clear(s.page[program.PagePID : program.PageInnerPID+8])
+	err := s.order(size, fds)
+	if err != nil {
 		p.discard(s)
-		return spawned{pidfd: -1}, err
+		return spawned{pidfd: -1}, fmt.Errorf("%w: %w", errNothingMade, err)
 	}
 	done := make(chan struct{})
 	var res spawned
@@ -232,6 +252,11 @@ func (p *pool) run(ctx context.Context, size int, fds []int) (spawned, error) {
 	}
 	var refused cloneError
 	if err != nil && !errors.As(err, &refused) {
+		if pagePID(s.page) == 0 {
+			err = fmt.Errorf("%w: %w", errNothingMade, err)
+		} else {
+			err = fmt.Errorf("%w: %w", ErrSpawnerLost, err)
+		}
 		p.discard(s)
 		return res, err
 	}
@@ -240,10 +265,14 @@ func (p *pool) run(ctx context.Context, size int, fds []int) (spawned, error) {
 }
 
 // discard drops a spawner that died or talks nonsense; its successor is started
-// at once, so that no request waits for it.
+// at once, so that no request waits for it. What it was making ends too.
 func (p *pool) discard(s *spawner) {
-	if pid := pagePID(s.page); pid > 0 {
-		unix.Kill(pid, unix.SIGKILL)
+	inner, outer := pageInner(s.page), pageOuter(s.page)
+	for _, pid := range []int{inner, outer} {
+		if pid > 0 {
+			unix.Kill(pid, unix.SIGKILL)
+			go reapPID(pid) // one in the D state stays
+		}
 	}
 	s.end()
 	next, err := p.start()
@@ -289,12 +318,18 @@ func (p *pool) rescue(s *spawner, done chan struct{}, res *spawned, err *error) 
 }
 
 func pageLeft(page []byte) int { return int(binary.LittleEndian.Uint64(page)) }
+
+// pagePID is the process that executes, pageOuter the one that prepares it or the
+// same, pageInner what that cloned; 0 is none.
 func pagePID(page []byte) int {
-	if inner := int(binary.LittleEndian.Uint32(page[program.PageInnerPID:])); inner > 0 {
+	if inner := pageInner(page); inner > 0 {
 		return inner
 	}
-	return int(binary.LittleEndian.Uint32(page[program.PagePID:]))
+	return pageOuter(page)
 }
+
+func pageInner(page []byte) int { return int(binary.LittleEndian.Uint32(page[program.PageInnerPID:])) }
+func pageOuter(page []byte) int { return int(binary.LittleEndian.Uint32(page[program.PagePID:])) }
 
 func (s *spawner) order(size int, fds []int) error {
 	var b [orderSize]byte

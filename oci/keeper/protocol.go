@@ -129,6 +129,8 @@ type message struct {
 	Timeout  int          `json:"timeout_ms,omitempty"`
 	Result   *spawnResult `json:"result,omitempty"`
 	Err      string       `json:"err,omitempty"`
+	// Lost: the spawner died at it. Nothing is wrong with the program.
+	Lost bool `json:"lost,omitempty"`
 }
 
 const (

@@ -45,6 +45,9 @@ func RunSpawner() error {
 		return fmt.Errorf("cannot map report page: %w", err)
 	}
 	unix.Close(spawnerPage)
+	// No process that it makes keeps the socket open: its end is how the keeper
+	// learns of ours.
+	unix.CloseOnExec(spawnerSocket)
 	s := spawnerProcess{spawner: program.NewSpawner(page),
 		conn: &conn{fd: spawnerSocket, buf: make([]byte, orderSize), oob: make([]byte, unix.CmsgSpace(4*253))}}
 	for {
