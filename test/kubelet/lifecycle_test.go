@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/image/imagetest"
+	"github.com/cri-box/cri-box/test/harness"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 )
@@ -22,6 +25,7 @@ func init() {
 	scenarios["grace"] = grace
 	scenarios["impatience"] = impatience
 	scenarios["hooks that fail"] = hooksThatFail
+	scenarios["stop signal"] = stopSignal
 }
 
 // liveness restarts a container, and only that one, when its probe fails.
@@ -175,4 +179,23 @@ func hooksThatFail(t *testing.T, n *Node) {
 	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
 	pod := p.until("the hook's failure", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
 	equal(t, "readiness", isReady(pod), false)
+}
+
+// stopSignal: an image names the signal that ends its containers.
+func stopSignal(t *testing.T, n *Node) {
+	b := imagetest.New()
+	harness.AddBusybox(t, b)
+	b.Config(func(c *ocispec.ImageConfig) { c.StopSignal = "SIGUSR1" })
+	dir, volume := n.hostDir(t)
+	c := mounted(sh("c", "trap 'echo usr1 >/notes/signal; exit 0' USR1; trap 'echo term >/notes/signal' TERM; while :; do sleep 0.1; done"), "host", "/notes")
+	c.Image = n.Push("stops-by-usr1", b.Build())
+	p := n.run(t, v1.PodSpec{TerminationGracePeriodSeconds: ptr.To[int64](60), Volumes: []v1.Volume{volume}, Containers: []v1.Container{c}})
+	p.ready()
+	p.delete()
+	var got []byte
+	n.wait(t, "a signal", func() bool {
+		got, _ = os.ReadFile(filepath.Join(dir, "signal"))
+		return strings.HasSuffix(string(got), "\n")
+	})
+	equal(t, "signal", string(got), "usr1\n")
 }
