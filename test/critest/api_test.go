@@ -97,6 +97,35 @@ func TestConcurrentStops(t *testing.T) {
 	equal(t, "exit code", c.status().ExitCode, 137)
 }
 
+// TestConcurrentPodStops: stops and removals of one pod at a time all succeed.
+func TestConcurrentPodStops(t *testing.T) {
+	clause(t, "multiple StopPodSandbox calls are expected.")
+	n := newNode(t)
+	p := n.pod()
+	c := p.run(script("trap '' TERM; while :; do sleep 1; done"))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := n.runtime.StopPodSandbox(n.ctx(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	equal(t, "state of the pod", p.status().State, runtimeapi.PodSandboxState_SANDBOX_NOTREADY)
+	equal(t, "state of the container", c.status().State, runtimeapi.ContainerState_CONTAINER_EXITED)
+	for range 4 {
+		wg.Go(func() {
+			if _, err := n.runtime.RemovePodSandbox(n.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	_, err := n.runtime.PodSandboxStatus(n.ctx(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
+	hasCode(t, "status of the pod", err, codes.NotFound)
+}
+
 // TestRemoveWhileCreating: one of the two comes first; nothing hangs and nothing
 // is left.
 func TestRemoveWhileCreating(t *testing.T) {
