@@ -17,8 +17,12 @@ import (
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"go.opentelemetry.io/otel"
 	"golang.org/x/sys/unix"
 )
+
+// tracer names who made a span.
+const tracer = "github.com/cri-box/cri-box"
 
 // prepared is everything that Start hands over. It owns its descriptors.
 type prepared struct {
@@ -115,7 +119,10 @@ func (m *maker) make(ctx context.Context) error {
 			return err
 		}
 		began := time.Now()
-		if err := step.do(ctx); err != nil {
+		within, span := otel.Tracer(tracer).Start(ctx, step.name)
+		err := step.do(within)
+		span.End()
+		if err != nil {
 			return err
 		}
 		m.took(m.bundle.ID, step.name, time.Since(began))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci/keeper"
+	"go.opentelemetry.io/otel"
 )
 
 // Started is a process that runs.
@@ -51,6 +52,8 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 	keep := p.keep
 	p.keep = nil // the keeper's client owns it from here
 	at := time.Now()
+	ctx, span := otel.Tracer(tracer).Start(ctx, "clone to execve")
+	defer span.End()
 	pid, err := r.Keeper.Spawn(ctx, keeper.Spawn{Item: item, Program: p.program, FDs: p.fds, Keep: keep, Timeout: startBound})
 	if err != nil {
 		return Started{}, err

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
 )
 
 // A step is one effect on the host and its reverse. undo needs nothing but what
@@ -28,7 +31,7 @@ func run(ctx context.Context, steps []step, at func(string)) error {
 		at(s.name)
 		err := context.Cause(ctx)
 		if err == nil && s.do != nil {
-			err = guarded(ctx, s.name, s.do)
+			err = traced(ctx, s)
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", s.name, err)
@@ -38,6 +41,21 @@ func run(ctx context.Context, steps []step, at func(string)) error {
 	at("")
 	return nil
 }
+
+// traced does a step within a span of its own, for those who trace calls; nobody
+// does unless the configuration says where to.
+func traced(ctx context.Context, s step) error {
+	ctx, span := otel.Tracer(tracer).Start(ctx, s.name)
+	defer span.End()
+	err := guarded(ctx, s.name, s.do)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return err
+}
+
+// tracer names who made a span.
+const tracer = "github.com/cri-box/cri-box"
 
 // An undoError is a step that could not be undone: something is left.
 type undoError struct {

@@ -28,9 +28,9 @@ const stopBound = 5 * time.Second
 var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
+	server := grpc.NewServer(append(traceCalls(d.config.Tracing), grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
 		grpc.ChainUnaryInterceptor(d.metrics.Unary, cri.Intercept, d.waitRecovered, d.remember),
-		grpc.ChainStreamInterceptor(d.metrics.Stream, cri.InterceptStream, d.waitRecoveredStream))
+		grpc.ChainStreamInterceptor(d.metrics.Stream, cri.InterceptStream, d.waitRecoveredStream))...)
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
 		RuntimeVersion: strings.TrimPrefix(version, "v"), CgroupDriver: d.groups.Driver(), MountAttributes: mount.Detect().SetAttr, UserNamespaces: d.sandboxes.UserNamespaces(), Info: d.info}).Register(server)
 	return server

@@ -213,6 +213,11 @@ func (d *daemon) openStreams(context.Context) (err error) {
 // run serves until ctx ends. Version and Status answer at once; the rest waits
 // for recovery.
 func (d *daemon) run(ctx context.Context) error {
+	endTracing, err := startTracing(ctx, d.config.Tracing)
+	if err != nil {
+		return err
+	}
+	defer endTracing()
 	d.metrics = metrics.New(d.sources())
 	server := d.newServer()
 	listener, err := cri.Listen(d.listen)

@@ -15,8 +15,8 @@ var other = map[string]string{
 	"log.level": "warn", "log.format": "json",
 	"image.certs_dirs": "['/x']", "image.verifier_dir": "/x", "image.max_concurrent_layers": "9", "image.pinned": "['x']", "image.stall_timeout": "9s",
 	"image.limits.entries": "9", "image.limits.bytes": "9MiB", "image.limits.depth": "9", "image.limits.path_length": "99",
-	"metrics.address": "127.0.0.1:9",
-	"network.mode":    "cni", "network.ipv4": "10.9.0.0/16", "network.ipv6": "fd09::/64", "network.pod_cidr": "kubelet", "network.mtu": "1400",
+	"metrics.address": "127.0.0.1:9", "tracing.endpoint": "127.0.0.1:9", "tracing.sampling_per_million": "9",
+	"network.mode": "cni", "network.ipv4": "10.9.0.0/16", "network.ipv6": "fd09::/64", "network.pod_cidr": "kubelet", "network.mtu": "1400",
 	"network.cni.conf_dir": "/x", "network.cni.bin_dirs": "['/x']",
 	"cgroup.driver": "systemd", "container.path": "/x", "container.capabilities": "['KILL']", "container.ulimits": "['core=0']", "container.pids_limit": "9",
 	"container.shm_size": "9MiB", "container.missing_bind_source": "create", "container.max_log_line": "9KiB",
@@ -35,7 +35,7 @@ func TestEverySettingHasAnEffect(t *testing.T) {
 		}
 		// As serve.go has it, part by part.
 		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v %v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
-			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine, s.config.Metrics, s.config.Cgroup)
+			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine, s.config.Metrics, s.config.Cgroup, s.config.Tracing)
 	}
 	usual := opened()
 	for name := range config.New().Values() {

@@ -2,10 +2,12 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +41,7 @@ var named = map[string]rule{
 	"directory":  {"an absolute path without \"..\"", text(cleanPath)},
 	"socket":     {"an absolute path of at most 107 bytes (unix(7)), or \"\"", text(socketPath)},
 	"address":    {"an IP address and a port such as \"127.0.0.1:9437\", or \"\"", text(address)},
+	"endpoint":   {"a host and a port such as \"127.0.0.1:4317\", or \"\"", text(hostPort)},
 	"path list":  {"absolute paths with : between them", text(pathList)},
 	"word":       {"names without spaces", text(func(s string) bool { return s != "" && !strings.ContainsAny(s, " \t\r\n") })},
 	"capability": {"names from capabilities(7), with or without CAP_", text(func(s string) bool { return known(Capability(s)) })},
@@ -152,4 +155,13 @@ func address(s string) bool {
 	}
 	_, err := netip.ParseAddrPort(s)
 	return err == nil
+}
+
+func hostPort(s string) bool {
+	if s == "" {
+		return true
+	}
+	host, port, err := net.SplitHostPort(s)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && portErr == nil && host != "" && n != 0
 }

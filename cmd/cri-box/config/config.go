@@ -30,6 +30,7 @@ type Config struct {
 	Network   Network   `toml:"network" help:"The pods' network."`
 	Metrics   Metrics   `toml:"metrics" help:"What Prometheus reads of the daemon."`
 	Cgroup    Cgroup    `toml:"cgroup" help:"Control groups."`
+	Tracing   Tracing   `toml:"tracing" help:"Spans of calls and their steps, for OpenTelemetry."`
 	Container Container `toml:"container" help:"What containers get where neither the request nor the image says otherwise."`
 }
 
@@ -47,6 +48,12 @@ type Metrics struct {
 // Cgroup is the table [cgroup].
 type Cgroup struct {
 	Driver string `toml:"driver" default:"'auto'" accept:"auto|cgroupfs|systemd" help:"Who the pods' groups belong to: nobody else (cgroupfs), or systemd, which is told of each container as a scope. The kubelet asks for it. auto: systemd where it is the first process and control groups are v2."`
+}
+
+// Tracing is the table [tracing].
+type Tracing struct {
+	Endpoint string `toml:"endpoint" default:"''" accept:"endpoint" help:"Where spans go by OTLP over gRPC, such as '127.0.0.1:4317'. Empty: nobody is told. Calls that the kubelet traces join its traces."`
+	Sampling int    `toml:"sampling_per_million" default:"0" accept:"0..1000000" help:"Of a million calls that nobody else traces, how many are."`
 }
 
 // Image is the table [image].

@@ -126,7 +126,7 @@ func TestRefusals(t *testing.T) {
 		"\n\nroot = 'var'": "config.toml:3: root: \"var\" is not accepted; accepted: an absolute path",
 		"root = '/a/../b'": "config.toml:1: root: ",
 		"root = 5":         "config.toml:1: root: it is a whole number, not a string in quotes; accepted: ",
-		"rot = '/a'":       "config.toml:1: rot: there is no such setting; accepted: cgroup, container, image, listen, log, metrics, network, root, state",
+		"rot = '/a'":       "config.toml:1: rot: there is no such setting; accepted: cgroup, container, image, listen, log, metrics, network, root, state, tracing",
 		"listen = '/" + strings.Repeat("x", 107) + "'": "config.toml:1: listen: ",
 		"log = 'debug'":                                   "config.toml:1: log: it is a string, not a table; accepted: [log] with format, level",
 		"[log]\nlevel = 'loud'":                           "config.toml:2: log.level: \"loud\" is not accepted; accepted: \"debug\", \"info\", \"warn\", \"error\"",
