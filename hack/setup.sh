@@ -90,6 +90,8 @@ for what in "$@"; do
 		need_root
 		need_busybox
 		need strace strace # test/guards
+		need nft nftables
+		need iptables iptables
 		need gcc gcc
 		[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 		;;
