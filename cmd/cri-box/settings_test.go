@@ -34,7 +34,7 @@ func TestEverySettingHasAnEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 		// As serve.go has it, part by part.
-		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v %v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
+		return fmt.Sprintf("%v %v %v %+v %+v %+v %+v %v %v %v %v", s.listen, s.root, s.state, s.config.Log, imageConfig(s.root, s.config.Image),
 			s.networkConfig(), policy(s.config.Container), s.config.Container.MaxLogLine, s.config.Metrics, s.config.Cgroup, s.config.Tracing)
 	}
 	usual := opened()
