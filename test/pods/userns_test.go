@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/test/harness"
@@ -369,4 +370,19 @@ func TestUserNamespaceSurvives(t *testing.T) {
 		equal(t, name+": exec", c.MustExec("/bin/id", "-u"), "0\n")
 	}
 	equal(t, "user on the host", statusLine(t, created.PID(), "Uid"), "200000 200000 200000 200000")
+}
+
+// TestUserNamespaceHidesHalfMadeProcesses: CAP_SYS_PTRACE in a user namespace
+// reaches no process that has not executed its program: until then its memory is
+// the host's (ptrace(2), "dumpable").
+func TestUserNamespaceHidesHalfMadeProcesses(t *testing.T) {
+	i := harness.New(t, harness.Env("CRIBOX_SECRET="+foreign))
+	pod := i.RunPod(namespaces(modePod, modePod, modePod), users(200000))
+	hunter := startHunter(t, pod, i.Image(probe))
+	for range huntedExecs / 10 {
+		if r, err := hunter.Exec(20*time.Second, "workload", "exit", "0"); err != nil || r.Code != 0 {
+			t.Fatalf("a hunted command: code %d, %v", r.Code, err)
+		}
+	}
+	equal(t, "half-made processes", hunted(t, hunter), "caught 0")
 }
