@@ -33,11 +33,11 @@ test-race: ## the tests under the race detector, all but the child's interpreter
 	@hack/setup.sh go race
 	@hack/parts.sh race
 
-test-kubelet: ## a selection of what a real kubelet does; the first time builds it, 4 to 7 minutes
+test-kubelet: ## a real kubelet on cri-box, or on CONTAINERD=path; the first time builds it, 5 minutes
 	@hack/setup.sh go test
 	@hack/parts.sh kubelet-build kubelet
 
-test-kubelet-all: ## all of it, with a node's worth of pods at once
+test-kubelet-all: ## likewise, with a node's worth of pods at once and the kubelet's image collection
 	@hack/setup.sh go test
 	@hack/parts.sh kubelet-build kubelet-all
 
