@@ -8,6 +8,9 @@ import (
 
 // CreateContainer makes a container in a pod, up to its start.
 func (s *Server) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	if r.GetPodSandboxId() == "" {
+		return nil, missing("pod_sandbox_id")
+	}
 	if r.GetConfig() == nil {
 		return nil, missing("config")
 	}

@@ -66,6 +66,7 @@ func codeOf(err error) codes.Code {
 	}{
 		{spec.ErrInvalid, codes.InvalidArgument},
 		{image.ErrInvalidName, codes.InvalidArgument},
+		{image.ErrInvalidAuth, codes.InvalidArgument},
 		{sandbox.ErrNotFound, codes.NotFound},
 		{image.ErrNotFound, codes.NotFound},
 		{sandbox.ErrExists, codes.AlreadyExists},

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -64,16 +63,14 @@ func newCredentials(auth *Auth) (credentials, error) {
 	return c, nil
 }
 
-var errBadAuth = errors.New("auth is not the base64 of user:password")
-
 func decodeAuth(text string) (user, password string, err error) {
 	data, err := base64.StdEncoding.DecodeString(strings.TrimRight(text, "\n"))
 	if err != nil {
-		return "", "", errBadAuth
+		return "", "", ErrInvalidAuth
 	}
 	user, password, ok := strings.Cut(string(data), ":")
 	if !ok {
-		return "", "", errBadAuth
+		return "", "", ErrInvalidAuth
 	}
 	return user, strings.TrimRight(password, "\x00"), nil
 }

@@ -30,6 +30,8 @@ var (
 	ErrAccessDenied = errors.New("access denied")
 	// ErrInvalidName says that a text is no image name.
 	ErrInvalidName = errors.New("invalid image name")
+	// ErrInvalidAuth says that credentials cannot be read.
+	ErrInvalidAuth = errors.New("auth is not the base64 of user:password")
 )
 
 // maxErrorText bounds an error's text in bytes: registries put their own into it.
@@ -72,7 +74,7 @@ func errorKind(ctx context.Context, err error) error {
 			return ErrRegistryUnavailable
 		}
 	}
-	for _, kind := range []error{ErrNotFound, ErrAccessDenied, ErrInvalidName, ErrSignatureValidationFailed} {
+	for _, kind := range []error{ErrNotFound, ErrAccessDenied, ErrInvalidName, ErrInvalidAuth, ErrSignatureValidationFailed} {
 		if errors.Is(err, kind) {
 			return kind
 		}

@@ -2,6 +2,7 @@ package pods_test
 
 import (
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"github.com/cri-box/cri-box/oci/image/imagetest"
 	"github.com/cri-box/cri-box/test/harness"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -106,13 +109,43 @@ func TestRemoveImageTakesAllTags(t *testing.T) {
 	equal(t, "images", len(listImages(t, i)), 0)
 }
 
+// TestPullWhatIsNotThere: each kind of failure has its code, names the image or the
+// field, begins with what the kubelet looks for, and leaves nothing.
 func TestPullWhatIsNotThere(t *testing.T) {
-	i := harness.New(t)
-	i.Registry()
-	for _, ref := range []string{"127.0.0.1:5000/missing:latest", "127.0.0.1:1/x:latest", "UPPER CASE"} {
-		_, err := i.Images.PullImage(i.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
-		if err == nil || !strings.Contains(err.Error(), strings.Split(ref, ":latest")[0]) {
-			t.Errorf("pulling %s: %v", ref, err)
+	verifiers := t.TempDir()
+	script := "#!/bin/sh\necho unsigned\n! echo $2 | grep -q /rejected:\n"
+	if err := os.WriteFile(filepath.Join(verifiers, "sign"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := harness.New(t, harness.Args("--set", "image.verifier_dir="+verifiers))
+	img := imagetest.New().File("/file", 0o644, []byte("x")).Build()
+	rejected := i.Push("rejected", img)
+	i.Registry().Push("secret", "latest", img)
+	i.Registry().Break(imagetest.Fault{Path: "/secret/", Status: http.StatusForbidden})
+	named := func(image string) *runtimeapi.PullImageRequest {
+		return &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}}
+	}
+	bad := named("127.0.0.1:5000/app:1")
+	bad.Auth = &runtimeapi.AuthConfig{Auth: "%%%"}
+	for _, c := range []struct {
+		request     *runtimeapi.PullImageRequest
+		code        codes.Code
+		begin, word string
+	}{
+		{named("127.0.0.1:5000/missing:latest"), codes.NotFound, "", "127.0.0.1:5000/missing"},
+		{named("127.0.0.1:1/x:latest"), codes.Unknown, "RegistryUnavailable: ", "127.0.0.1:1/x"},
+		{named(rejected), codes.Unknown, "SignatureValidationFailed: ", "unsigned"},
+		{named("127.0.0.1:5000/secret:latest"), codes.PermissionDenied, "", "127.0.0.1:5000/secret"},
+		{named("UPPER CASE"), codes.InvalidArgument, "", "UPPER CASE"},
+		{named(""), codes.InvalidArgument, "", "image"},
+		{&runtimeapi.PullImageRequest{}, codes.InvalidArgument, "", "image"},
+		{&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "app", RuntimeHandler: "kata"}}, codes.InvalidArgument, "", "runtime_handler"},
+		{bad, codes.InvalidArgument, "", "base64 of user:password"},
+	} {
+		_, err := i.Images.PullImage(i.Context(), c.request)
+		text := status.Convert(err).Message()
+		if status.Code(err) != c.code || !strings.HasPrefix(text, c.begin) || !strings.Contains(text, c.word) {
+			t.Errorf("pulling %v: %v; wanted %v, %q", c.request, err, c.code, c.begin+"..."+c.word)
 		}
 	}
 	equal(t, "images", len(listImages(t, i)), 0)

@@ -229,6 +229,70 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// TestBadCalls: every call says what it misses, or that what it names is not here,
+// by the code that says so.
+func TestBadCalls(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	none, ctx := strings.Repeat("0", 64), i.Context()
+	invalid, missing := codes.InvalidArgument, codes.NotFound
+	for _, bad := range []struct {
+		what string
+		call func() (any, error)
+		code codes.Code
+		word string
+	}{
+		{"CreateContainer without a pod", func() (any, error) {
+			return i.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{Config: &runtimeapi.ContainerConfig{}})
+		}, invalid, "pod_sandbox_id"},
+		{"CreateContainer without a configuration", func() (any, error) {
+			return i.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: c.Pod.ID})
+		}, invalid, "config"},
+		{"RunPodSandbox without a configuration", func() (any, error) { return i.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{}) }, invalid, "config"},
+		{"PodSandboxStatus", func() (any, error) {
+			return i.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: none})
+		}, missing, none},
+		{"StartContainer", func() (any, error) {
+			return i.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: none})
+		}, missing, none},
+		{"StartContainer again", func() (any, error) {
+			return i.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
+		}, codes.FailedPrecondition, c.ID},
+		{"ContainerStatus", func() (any, error) {
+			return i.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: none})
+		}, missing, none},
+		{"ContainerStats", func() (any, error) {
+			return i.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: none})
+		}, missing, none},
+		{"PodSandboxStats", func() (any, error) {
+			return i.Runtime.PodSandboxStats(ctx, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: none})
+		}, missing, none},
+		{"UpdateContainerResources", func() (any, error) {
+			return i.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.ID,
+				Linux: &runtimeapi.LinuxContainerResources{CpuQuota: -7}})
+		}, invalid, "cpu_quota"},
+		{"ReopenContainerLog", func() (any, error) {
+			return i.Runtime.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: none})
+		}, missing, none},
+		{"ExecSync without a command", func() (any, error) { return i.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: c.ID}) }, invalid, "cmd"},
+		{"ExecSync with a timeout below zero", func() (any, error) {
+			return i.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}, Timeout: -1})
+		}, invalid, "timeout"},
+		{"Attach without a stream", func() (any, error) { return i.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: c.ID}) }, invalid, "stdin"},
+		{"PortForward to a port that is none", func() (any, error) {
+			return i.Runtime.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: c.Pod.ID, Port: []int32{0}})
+		}, invalid, "port"},
+		{"ImageStatus without an image", func() (any, error) { return i.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{}) }, invalid, "image"},
+		{"RemoveImage without an image", func() (any, error) { return i.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{}) }, invalid, "image"},
+	} {
+		_, err := bad.call()
+		if text := status.Convert(err).Message(); status.Code(err) != bad.code || !strings.Contains(text, bad.word) {
+			t.Errorf("%s: %v; wanted %v with %q", bad.what, err, bad.code, bad.word)
+		}
+	}
+	equal(t, "state", c.Status().State, runtimeapi.ContainerState_CONTAINER_RUNNING)
+}
+
 func TestServeTwice(t *testing.T) {
 	i := harness.New(t)
 	second := i.Serve()

@@ -2,12 +2,15 @@ package stats_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/cri-box/cri-box/network/netns"
 	"github.com/cri-box/cri-box/test/harness"
+	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -87,6 +90,49 @@ func TestPodStats(t *testing.T) {
 		sum += c.Cpu.UsageCoreNanoSeconds.GetValue()
 	}
 	between(t, "the containers' processor time", sum, 1, podStats(t, pod).Cpu.UsageCoreNanoSeconds.GetValue())
+}
+
+// TestOtherInterfaces: what a plugin added beside eth0 is told by itself.
+func TestOtherInterfaces(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	c := pod.Run("c", i.Image(probe), sleeper)
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = netns.Do(int(ns.Fd()), func() error {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "net1"}, PeerName: "net2"}); err != nil {
+			return err
+		}
+		for _, name := range []string{"net1", "net2"} { // which makes IPv6 speak on both
+			link, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkSetUp(link)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.Wait("something to be sent", func() bool { return devLine(t, c, "net1")[8] > 0 })
+	low := devLine(t, c, "net1")[8]
+	got := podStats(t, pod).Network
+	if got.DefaultInterface.GetName() != "eth0" || len(got.Interfaces) != 2 {
+		t.Fatalf("interfaces: %v", got)
+	}
+	for _, one := range got.Interfaces {
+		if one.Name == "net1" {
+			between(t, "transmitted by net1", one.TxBytes.GetValue(), low, devLine(t, c, "net1")[8])
+			return
+		}
+	}
+	t.Errorf("net1 is not among %v", got.Interfaces)
 }
 
 // TestPodStatsOfEveryState: without containers, on the node's network, stopped,
