@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write what the commands print into the 
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // pages are those with sessions, each of which is run on an instance of its own.
-var pages = []string{"start.md", "container.md", "troubleshooting.md", "operations.md"}
+var pages = []string{"start.md", "container.md", "configuration.md", "troubleshooting.md", "operations.md"}
 
 func TestPages(t *testing.T) {
 	for _, name := range pages {
