@@ -2,44 +2,22 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
-	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
 	"golang.org/x/sys/unix"
 )
-
-const newerKernel = "use a kernel that has it; Linux 6.1 and later have all of these"
 
 // lookKernel tries what the runtime is built on.
 func lookKernel() []finding {
 	var u unix.Utsname
 	unix.Uname(&u)
 	list := []finding{{What: "Linux " + unix.ByteSliceToString(u.Release[:]), State: good}}
-	for _, facility := range []struct {
-		name string
-		try  func() error
-	}{
-		{"pidfd_open", func() error { return closing(unix.PidfdOpen(os.Getpid(), 0)) }},
-		{"openat2 with RESOLVE_IN_ROOT", func() error {
-			return closing(unix.Openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}))
-		}},
-		{"overlay mounts by fsopen", func() error { return closing(unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)) }},
-		{"detached mounts by open_tree", func() error { return closing(unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLOEXEC)) }},
-	} {
-		err := facility.try()
-		list = append(list, check(err == nil, facility.name, bad, fmt.Sprintf("no container can be made: %v", err), newerKernel+"; run the doctor as root"))
+	for _, f := range facilities() {
+		list = append(list, f.look())
 	}
-	f := mount.Detect()
-	list = append(list,
-		check(f.SetAttr, "mount_setattr", bad, "no volume can be read-only", newerKernel),
-		check(f.CloneDetached, "clones of detached mounts", note, "some mounts are made in another, slower way", "none needed"),
-		check(f.Layers != mount.LayersByMount, "overlay layers by descriptor: "+string(f.Layers), note, "mounting an image takes a little longer", "none needed"),
-		check(strings.Contains(readText("/proc/sys/kernel/seccomp/actions_avail"), "errno"), "seccomp filters", bad,
-			"no container with a seccomp profile can start, not even with RuntimeDefault", "use a kernel with CONFIG_SECCOMP_FILTER"))
 	n, ok := readNumber("/proc/sys/user/max_user_namespaces")
 	return append(list, check(ok && n > 0, "user namespaces", note, "pods with hostUsers: false cannot start", "set the sysctl user.max_user_namespaces above 0"))
 }
@@ -69,7 +47,7 @@ func lookSecurity() []finding {
 	}
 	lsm := readText("/sys/kernel/security/lsm")
 	list := []finding{
-		check(os.Geteuid() == 0, "root", bad, "the daemon works as root only", "use sudo, or a unit of the system"),
+		check(needRoot() == nil, "root", bad, "no pod and no image: the daemon works as the machine's own root only", "use sudo, or a unit of the system"),
 		check(len(missing) == 0, "capabilities", bad, "missing: "+strings.Join(missing, ", "), "run the daemon with all capabilities, outside containers"),
 		check(slices.Contains(have, "CAP_SYS_RESOURCE"), "CAP_SYS_RESOURCE", note,
 			"an oom_score_adj below our own and limits above our own cannot be given to containers", "run the daemon with all capabilities"),

@@ -30,6 +30,9 @@ func serveCommand(n *node) *cobra.Command {
 			config.Default + " and the files in conf.d beside it. SIGHUP reads these again.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := needRoot(); err != nil {
+				return err
+			}
 			if err := closeInherited(); err != nil {
 				return err
 			}

@@ -77,6 +77,7 @@ func (s *System) Open(cgroupPath string) (*Cgroup, error) {
 		c.Close()
 		return nil, fmt.Errorf("cannot open cgroup %s: %w", cgroupPath, err)
 	}
+	s.watchSlice(c)
 	return c, nil
 }
 
@@ -138,6 +139,14 @@ func (c *Cgroup) OOMKills() (uint64, error) {
 	if c.oom == nil {
 		return 0, nil
 	}
+	kills, err := c.ownKills()
+	if gone(err) && inSlice(c.Path) {
+		return c.sys.killsOfGone(c), nil
+	}
+	return kills, err
+}
+
+func (c *Cgroup) ownKills() (uint64, error) {
 	var buf [1024]byte
 	n, err := c.oom.ReadAt(buf[:], 0)
 	if n == 0 && err != nil {

@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,11 @@ type System struct {
 	unified     string   // mount point of v2, empty in V1
 	controllers []string // that limits can be set with
 	units       *Units   // with the systemd driver
+
+	kills struct {
+		sync.Mutex
+		slices map[string]*sliceKills
+	}
 }
 
 // A hierarchy is one mounted v1 hierarchy.

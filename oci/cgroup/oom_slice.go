@@ -1,0 +1,104 @@
+package cgroup
+
+import (
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemd removes a scope's group once its last process has ended, and with it the
+// count of kills for want of memory, often before anybody could read it. The pod's
+// slice stays and counts for all below it (memory.events is hierarchical): what is
+// there and was counted for no other group happened in the one that is gone.
+
+// sliceKills is what is known of the kills below one slice.
+type sliceKills struct {
+	base  uint64 // of before, and of groups that nobody had open
+	known map[string]uint64
+}
+
+// inSlice says whether the group is a scope, which systemd removes.
+func inSlice(cgroupPath string) bool { return strings.HasSuffix(cgroupPath, ".scope") }
+
+// watchSlice begins to count for a group that was opened just now.
+func (s *System) watchSlice(c *Cgroup) {
+	if !inSlice(c.Path) || c.oom == nil {
+		return
+	}
+	s.kills.Lock()
+	defer s.kills.Unlock()
+	slice := path.Dir(c.Path)
+	own, err := c.ownKills()
+	total, ok := s.totalKills(slice)
+	if err != nil || !ok {
+		return
+	}
+	if s.kills.slices == nil {
+		s.kills.slices = map[string]*sliceKills{}
+	}
+	k := s.kills.slices[slice]
+	if k == nil {
+		k = &sliceKills{base: total, known: map[string]uint64{}}
+		s.kills.slices[slice] = k
+	}
+	if _, again := k.known[c.Path]; !again {
+		k.base -= min(own, k.base) // they are in known from now on
+		k.known[c.Path] = own
+	}
+}
+
+// killsOfGone is the count of a scope whose group is gone.
+func (s *System) killsOfGone(c *Cgroup) uint64 {
+	s.kills.Lock()
+	defer s.kills.Unlock()
+	k := s.kills.slices[path.Dir(c.Path)]
+	total, ok := s.totalKills(path.Dir(c.Path))
+	if k == nil || !ok {
+		return 0
+	}
+	others := k.base
+	for group, n := range k.known {
+		if group == c.Path {
+			continue
+		}
+		if now, err := s.killsOf(group); err == nil {
+			n, k.known[group] = now, now
+		}
+		others += n
+	}
+	if total > others {
+		k.known[c.Path] = total - others
+	}
+	return k.known[c.Path]
+}
+
+// forgetSlice ends what is known of a slice that is gone.
+func (s *System) forgetSlice(cgroupPath string) {
+	if !inSlice(cgroupPath) {
+		return
+	}
+	slice := path.Dir(cgroupPath)
+	if _, err := os.Stat(s.unifiedDir(slice)); err == nil {
+		return
+	}
+	s.kills.Lock()
+	defer s.kills.Unlock()
+	delete(s.kills.slices, slice)
+}
+
+func (s *System) totalKills(slice string) (uint64, bool) {
+	n, err := s.killsOf(slice)
+	return n, err == nil
+}
+
+// killsOf reads the count of a group that nobody has open.
+func (s *System) killsOf(cgroupPath string) (uint64, error) {
+	f, err := openFile(unix.AT_FDCWD, path.Join(s.unifiedDir(cgroupPath), "memory.events"), unix.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return (&Cgroup{Path: cgroupPath, sys: s, oom: f}).ownKills()
+}
