@@ -59,6 +59,10 @@ unpack() {
 	mv "$(find "$dir/all" -name 'vmlinuz*' -type f)" "$dir/boot/vmlinuz"
 	mv "$(find "$dir/all" -path '*/lib/modules' -type d)" "$dir/lib/modules"
 	depmod -b "$dir" "$(ls "$dir/lib/modules")"
+	if [ "$arch" != amd64 ]; then # a machine of another kind has a root of its own
+		(cd "$dir/apt" && private apt-get download busybox-static && dpkg-deb -x busybox-static*.deb "$dir/all")
+		mv "$(find "$dir/all" -path '*/bin/busybox' -type f)" "$dir/busybox"
+	fi
 	rm -rf "$dir/apt" "$dir/all"
 	touch "$dir/done"
 }

@@ -79,7 +79,7 @@ func scope(t *testing.T, pod *harness.Pod) {
 		t.Error("the scope is not delegated")
 	}
 	_, err := pod.Runtime.UpdateContainerResources(pod.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.ID,
-		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20}})
+		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, MemorySwapLimitInBytes: 96 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func scope(t *testing.T, pod *harness.Pod) {
 // outOfMemory: systemd removes a scope's group as soon as its last process has
 // ended; the count is read before.
 func outOfMemory(t *testing.T, pod *harness.Pod) {
-	for n := range 5 {
+	for n := range 3 {
 		c := pod.Run("oom-"+strconv.Itoa(n), pod.Image("busybox"), []string{"/bin/workload", "eat-memory", "200000000"}, limits(32<<20))
 		if st := c.WaitExit(); st.Reason != "OOMKilled" {
 			t.Errorf("it ended with %s %d %s", st.Reason, st.ExitCode, st.Message)
@@ -119,6 +119,7 @@ func hungSystemd(t *testing.T, pod *harness.Pod) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // systemd's own is back there by then
 		defer l.Close()
 	}
 	// A daemon that has a connection already would go on using it.
@@ -166,7 +167,7 @@ func killDaemon(t *testing.T) {
 
 func limits(memory int64) harness.ContainerOption {
 	return func(c *runtimeapi.ContainerConfig) {
-		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: memory, CpuQuota: 25000, CpuPeriod: 100000, CpuShares: 512}
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: memory, MemorySwapLimitInBytes: memory, CpuQuota: 25000, CpuPeriod: 100000, CpuShares: 512}
 	}
 }
 
