@@ -81,7 +81,11 @@ func (e *endpoint) standing(ctx context.Context, b *bench) (err error) {
 		e.add(fmt.Sprintf("KiB per pod, %d pods", size), (total(now)-total(empty))/float64(size))
 		e.add(fmt.Sprintf("KiB of shmem per pod on the whole machine, %d pods", size), (shmem()-emptyShm)/float64(size))
 	}
-	return e.idle(ctx, b, len(pods))
+	if err := e.idle(ctx, b, len(pods)); err != nil {
+		return err
+	}
+	e.add(fmt.Sprintf("KiB per pod after that, %d pods", len(pods)), (total(e.memory())-total(empty))/float64(len(pods)))
+	return nil
 }
 
 // idle asks for both lists once a second, as a kubelet does.
