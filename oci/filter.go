@@ -9,13 +9,33 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// filters caches compiled seccomp filters, which containers of one shape share.
+// filters caches compiled seccomp filters, which containers of one shape share,
+// and the profile that each came of.
 type filters struct {
 	mu    sync.Mutex
-	byKey map[string]program.Filter // by filterKey
+	byKey map[string]compiled // by filterKey
+}
+
+type compiled struct {
+	filter  program.Filter
+	profile *specs.LinuxSeccomp
 }
 
 const maxFilters = 256
+
+// share gives the first profile that was the same as s: a spec is kept as long as
+// its container, and the profile is most of it.
+func (f *filters) share(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
+	if s == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c, ok := f.byKey[string(filterKey(s))]; ok {
+		return c.profile
+	}
+	return s
+}
 
 // compile gives the filter for s, the zero Filter without one.
 func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
@@ -27,7 +47,7 @@ func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	cached, ok := f.byKey[string(key)]
 	f.mu.Unlock()
 	if ok {
-		return cached, nil
+		return cached.filter, nil
 	}
 	filter, err := program.CompileSeccomp(s, runtime.GOARCH)
 	if err != nil {
@@ -36,9 +56,9 @@ func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.byKey == nil || len(f.byKey) >= maxFilters {
-		f.byKey = map[string]program.Filter{}
+		f.byKey = map[string]compiled{}
 	}
-	f.byKey[string(key)] = filter
+	f.byKey[string(key)] = compiled{filter, s}
 	return filter, nil
 }
 

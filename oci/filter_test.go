@@ -45,3 +45,21 @@ func BenchmarkFilterKey(b *testing.B) {
 		filterKey(s)
 	}
 }
+
+// TestProfilesAreShared: a thousand containers keep one default profile.
+func TestProfilesAreShared(t *testing.T) {
+	profile := func(errno uint) *specs.LinuxSeccomp {
+		return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &errno,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"read", "exit_group"}, Action: specs.ActAllow}}}
+	}
+	var f filters
+	first := profile(1)
+	for _, s := range []*specs.LinuxSeccomp{first, profile(1), profile(2)} {
+		if _, err := f.compile(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.share(profile(1)) != first || f.share(profile(2)) == first || f.share(nil) != nil {
+		t.Error("profiles are not shared by content")
+	}
+}

@@ -468,6 +468,7 @@ func (m *maker) compile(context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.spec.Linux.Seccomp = m.filters.share(m.spec.Linux.Seccomp)
 	s := *m.spec
 	s.Mounts = m.mounts
 	m.input.Spec, m.input.Filter, m.input.LastCap = &s, filter, lastCap()
