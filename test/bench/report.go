@@ -82,7 +82,7 @@ func (l endpoints) print(w io.Writer) {
 // markdown is the same as a table of Markdown.
 func (l endpoints) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n", machine())
+	fmt.Fprintf(&b, "# Side by side\n\nWritten by test/bench (`make compare`). %s.\nTimes are in ms; a ratio is a peer's median divided by the first column's, its spread in brackets.\n\n", machine())
 	head, rule := "| what | n |", "|---|---|"
 	for i, e := range l {
 		head += fmt.Sprintf(" %s p50 | p90 | p99 |", e.version)

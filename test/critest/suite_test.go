@@ -183,7 +183,7 @@ func (p *pod) create(opts ...containerOption) (*container, error) {
 	p.pods++
 	name := fmt.Sprintf("c%d", p.pods)
 	c := &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: p.image}, Command: sleeper, LogPath: name + ".log",
+		Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: p.image, UserSpecifiedImage: p.image}, Command: sleeper, LogPath: name + ".log",
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{},
 			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions}},
 	}
