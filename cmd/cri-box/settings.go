@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
 	"github.com/cri-box/cri-box/network/cni"
@@ -74,9 +76,31 @@ func setLog(c config.Log) error {
 	if c.Format == "json" {
 		handler = slog.NewJSONHandler(os.Stderr, options)
 	}
-	slog.SetDefault(slog.New(handler))
+	logs.inner.Store(&handler)
+	slog.SetDefault(slog.New(&logs))
 	return nil
 }
+
+// logs is where all loggers lead, also those that a part took when it was opened:
+// a reload changes form and level for all of them.
+var logs liveHandler
+
+// liveHandler is the handler that setLog made last.
+type liveHandler struct{ inner atomic.Pointer[slog.Handler] }
+
+func (h *liveHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return (*h.inner.Load()).Enabled(ctx, level)
+}
+
+func (h *liveHandler) Handle(ctx context.Context, r slog.Record) error {
+	return (*h.inner.Load()).Handle(ctx, r)
+}
+
+func (h *liveHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return (*h.inner.Load()).WithAttrs(attrs)
+}
+
+func (h *liveHandler) WithGroup(name string) slog.Handler { return (*h.inner.Load()).WithGroup(name) }
 
 // The parts' own configurations, as the file has them.
 

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
@@ -44,5 +47,35 @@ func TestEverySettingHasAnEffect(t *testing.T) {
 		} else if opened(name+"="+other[name]) == usual {
 			t.Errorf("%s has no effect", name)
 		}
+	}
+}
+
+// TestLogReload: a logger that a part took when it was opened speaks as the
+// configuration says now.
+func TestLogReload(t *testing.T) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	usual, old := os.Stderr, slog.Default()
+	defer func() { os.Stderr = usual; slog.SetDefault(old) }()
+	os.Stderr = write
+	var taken *slog.Logger
+	for _, c := range []config.Log{{Level: "info", Format: "text"}, {Level: "warn", Format: "json"}} {
+		if err := setLog(c); err != nil {
+			t.Fatal(err)
+		}
+		if taken == nil {
+			taken = slog.Default()
+		}
+		taken.Info("told", "in", c.Format)
+		taken.Warn("warned", "in", c.Format)
+	}
+	write.Close()
+	out, err := io.ReadAll(read)
+	lines := strings.Split(string(out), "\n")
+	if err != nil || len(lines) != 4 || !strings.HasSuffix(lines[0], "msg=told in=text") || !strings.HasSuffix(lines[1], "msg=warned in=text") ||
+		!strings.HasSuffix(lines[2], `"msg":"warned","in":"json"}`) {
+		t.Errorf("%v, it says\n%s", err, out)
 	}
 }
