@@ -53,11 +53,12 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 	t.Helper()
 	binary := os.Getenv("CONTAINERD")
 	if binary == "" {
-		n.Instance = harness.New(t, func(i *harness.Instance) {
+		onDisk := func(i *harness.Instance) {
 			if want.disk != "" {
 				i.Root = filepath.Join(n.Dir, "cri-box")
 			}
-		})
+		}
+		n.Instance = harness.New(t, onDisk, harness.Args("--set", "cgroup.driver=cgroupfs")) // the tests know its paths
 		return
 	}
 	n.Instance = harness.Bare(t)
