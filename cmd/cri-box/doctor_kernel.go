@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cri-box/cri-box/oci/apparmor"
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/spec"
 	"golang.org/x/sys/unix"
@@ -51,7 +52,11 @@ func lookSecurity() []finding {
 		check(len(missing) == 0, "capabilities", bad, "missing: "+strings.Join(missing, ", "), "run the daemon with all capabilities, outside containers"),
 		check(slices.Contains(have, "CAP_SYS_RESOURCE"), "CAP_SYS_RESOURCE", note,
 			"an oom_score_adj below our own and limits above our own cannot be given to containers", "run the daemon with all capabilities"),
-		check(readText("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor", note, "a pod that asks for an AppArmor profile is refused", "boot with apparmor=1 security=apparmor if you need it"),
+		check(apparmor.Active(), "AppArmor", note, "a pod that asks for an AppArmor profile is refused", "boot with apparmor=1 security=apparmor if you need it"),
+	}
+	if apparmor.Active() {
+		list = append(list, check(apparmor.CanLoad() == nil, "apparmor_parser", note,
+			"containers have no default AppArmor profile, and those that ask for RuntimeDefault are refused", "install the package apparmor"))
 	}
 	if lsm != "" {
 		list = append(list, finding{What: "security modules: " + lsm, State: good})

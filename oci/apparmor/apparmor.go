@@ -40,6 +40,12 @@ func Active() bool {
 	return err == nil && strings.TrimSpace(string(b)) == "Y"
 }
 
+// CanLoad says what keeps Default from being loaded, nil if nothing does.
+func CanLoad() error {
+	_, err := findParser()
+	return err
+}
+
 // loadedFile lists the profiles, one a line (securityfs).
 const loadedFile = "/sys/kernel/security/apparmor/profiles"
 
