@@ -41,11 +41,14 @@ func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
 	if !p.StoppedAt.IsZero() {
 		return nil
 	}
+	at := atStage(&e.stage)
+	defer at("")
 	for _, s := range m.faulty("stop pod", []step{
 		{"kill containers", func(ctx context.Context) error { return m.killAll(ctx, p.ID) }, nil},
 		{"take down", func(ctx context.Context) error { return m.takeDown(ctx, e, p) }, nil},
 		{"record", func(context.Context) error { return m.recordStop(e, p) }, nil},
 	}) {
+		at(s.name)
 		if err := guarded(ctx, s.name, s.do); err != nil {
 			return fmt.Errorf("cannot stop pod %s: %s: %w", p.ID, s.name, err)
 		}
@@ -117,10 +120,13 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	}
 	defer e.lock.release()
 	p := m.currentPod(e)
+	at := atStage(&e.stage)
+	defer at("")
 	for _, s := range m.faulty("remove pod", []step{
 		{"remove containers", func(ctx context.Context) error { return m.removeContainers(ctx, p.ID) }, nil},
 		{"remove directories", func(context.Context) error { return m.removePodDirs(p.ID) }, nil},
 	}) {
+		at(s.name)
 		if err := guarded(ctx, s.name, s.do); err != nil {
 			return fmt.Errorf("cannot remove pod %s: %s: %w", p.ID, s.name, err)
 		}
