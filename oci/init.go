@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -64,10 +65,13 @@ func (r *Runtime) newInit(ctx context.Context, podID, cgroup string) error {
 		return err
 	}
 	pid, err := r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: id, Kind: keeper.KindContainer}, Program: p, FDs: fds, Keep: keep, Timeout: startBound})
-	if err == nil {
-		r.Cgroups.Adopt(cgroup, pid)
+	if err != nil {
+		// A keeper that died may have made it: nobody would hold it, and the next
+		// one could not be made beside it.
+		return errors.Join(err, r.Delete(context.WithoutCancel(ctx), id, cgroup))
 	}
-	return err
+	r.Cgroups.Adopt(cgroup, pid)
+	return nil
 }
 
 // fdProc is, in an init's custody, the mount namespace with its procfs.

@@ -98,6 +98,7 @@ func (s *soak) part(n, every int) {
 	wg.Wait()
 	close(stop)
 	<-stopped
+	s.T.Logf("%d pods done", s.done.Load())
 	if err := s.failed.Load(); err != nil {
 		s.T.Fatal(*err)
 	}
