@@ -11,7 +11,7 @@ export CGO_ENABLED = 0
 RUNTIMES ?= cri-box,containerd,cri-o
 
 .DEFAULT_GOAL := help
-.PHONY: install release help build check test soak test-race test-kubelet test-kubelet-all test-vm critest crictl bench compare demo clean
+.PHONY: install release help build check test soak test-race test-kubelet test-kubelet-all test-vm test-vm-all critest crictl bench compare demo clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,13 @@ test-kubelet-all: ## likewise, with a node's worth of pods at once and the kubel
 	@hack/setup.sh go test
 	@hack/parts.sh kubelet-build kubelet-all
 
-test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only
+test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only, without systemd and with it
 	@hack/setup.sh go vm
-	@hack/parts.sh vm
+	@hack/parts.sh vm vm-systemd
+
+test-vm-all: ## all of it, also on kernel 6.12, on the newest one and on arm64: hours
+	@hack/setup.sh go vm
+	@hack/parts.sh vm-all
 
 soak: ## 10,000 pods, 100,000 commands, kills on the way; PODS= for fewer. An hour
 	@hack/setup.sh go test

@@ -44,7 +44,18 @@ part_critest() {
 # The network's two are what other kernels may lack: SCTP, and kube-proxy's IPVS.
 part_vm() {
 	hack/vm/test.sh oci/cgroup oci/mount oci:TestDiskCount \
-		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP
+		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP \
+		'test/pods:^(TestExecSync|TestSharedPID|TestTargetJoins|TestOOMKilled|TestCgroupView|TestProbePrivileged|TestProbeTTY)$'
+}
+part_vm_systemd() { INIT=systemd BOUND=900 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$'; }
+part_vm_all() {
+	status=0
+	for kernel in 6.1 6.12 sid; do
+		KERNEL=$kernel BOUND=14400 hack/vm/test.sh oci/cgroup oci/mount oci/podinit network/netns network/routed test/pods test/stats test/streams || status=1
+		KERNEL=$kernel INIT=systemd BOUND=3600 hack/vm/test.sh test/systemd || status=1
+	done
+	BOUND=3600 hack/vm/arm64.sh || status=1
+	return $status
 }
 part_crictl() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crictl; }
 # The daemon is some ten times slower under the race detector; RACE=units leaves
