@@ -40,7 +40,7 @@ func install(t *testing.T, driver string) *harness.Instance {
 	if comm, _ := os.ReadFile("/proc/1/comm"); string(comm) != "systemd\n" {
 		t.Fatalf("process 1 is %q: this runs in a machine of its own, see hack/vm", comm)
 	}
-	dir := "/tmp/cri-box-unit-" + driver
+	dir := "/tmp/cri-box-" + t.Name()
 	i := harness.Unit(t, dir)
 	text, err := os.ReadFile(filepath.Join(harness.Tree(), "hack/install/cri-box.service"))
 	if err != nil {
