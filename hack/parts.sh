@@ -47,7 +47,7 @@ part_vm() {
 		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP \
 		'test/pods:^(TestExecSync|TestSharedPID|TestTargetJoins|TestOOMKilled|TestCgroupView|TestProbePrivileged|TestProbeTTY)$'
 }
-part_vm_systemd() { INIT=systemd BOUND=900 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$'; }
+part_vm_systemd() { INIT=systemd BOUND=900 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs)'; }
 part_vm_all() {
 	status=0
 	for kernel in 6.1 6.12 sid; do
