@@ -91,14 +91,21 @@ func cloneIntoCgroup() error {
 	return errno
 }
 
-// cgroupKill looks at any group of the v2 hierarchy: its root has no such file.
+// cgroupKill looks at any group of the v2 hierarchy: its root has no such file. On a
+// machine without any group there is nothing to say.
 func cgroupKill() error {
-	for _, pattern := range []string{"/sys/fs/cgroup/*/cgroup.kill", "/sys/fs/cgroup/unified/*/cgroup.kill"} {
-		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+	groups := 0
+	for _, root := range []string{"/sys/fs/cgroup/*/", "/sys/fs/cgroup/unified/*/"} {
+		all, err := filepath.Glob(root + "cgroup.events")
+		if err != nil {
+			return err
+		}
+		if kill, err := filepath.Glob(root + "cgroup.kill"); err == nil && len(kill) > 0 {
 			return nil
 		}
+		groups += len(all)
 	}
-	return errMissing
+	return has(groups == 0)
 }
 
 // exitByPidfd asks for what the kernel keeps of a process that has been reaped.

@@ -30,4 +30,4 @@ status=$?
 printf '\nGUEST-EXIT %d\n' "$status"
 sync
 echo o >/proc/sysrq-trigger
-sleep 60
+while :; do sleep 1; done # process 1 must not end

@@ -113,10 +113,22 @@ func (s *System) enable(cgroupPath string) error {
 		return err
 	}
 	on := strings.Fields(have)
-	if !slices.ContainsFunc(s.controllers, func(c string) bool { return !slices.Contains(on, c) }) {
+	if !slices.ContainsFunc(s.controllers, func(c string) bool { return !slices.Contains(on, c) }) && s.populated(dir) {
 		return nil
 	}
 	return fs2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
+}
+
+// populated says whether the files of the controllers are there. While another turns
+// them on, the kernel lists them in cgroup.controllers first and makes the files
+// after that; who turns them on as well waits until it is done (cgroup_mutex).
+func (s *System) populated(dir string) bool {
+	for controller, file := range map[string]string{"memory": "memory.events", "pids": "pids.max"} {
+		if s.Has(controller) && unix.Access(path.Join(dir, file), unix.F_OK) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func readLine(dir, name string) (string, error) {

@@ -53,8 +53,8 @@ func TestOOMGroup(t *testing.T) {
 		bystander.stdin.Close()
 	}
 	bystander.Wait()
-	if n, err := c.OOMKills(); n != want || err != nil {
-		t.Errorf("%d kills, %v; wanted %d", n, err, want)
+	if n, err := c.OOMKills(); n < want || err != nil {
+		t.Errorf("%d kills, %v; wanted at least %d", n, err, want)
 	}
 }
 
