@@ -17,7 +17,7 @@ import (
 
 // The most objects that serve may allocate, gRPC's own included: for a pod with
 // one container, an ExecSync, the end of both, and a list of twenty containers.
-var allocationBounds = map[string]float64{"up": 7500, "exec": 800, "down": 1500, "list": 150}
+var allocationBounds = map[string]float64{"up": 7500, "exec": 800, "down": 1500, "list": 200}
 
 // TestAllocations counts what each does to the daemon's heap, which is what the
 // garbage collector is paid for. Nothing is timed.
@@ -47,8 +47,10 @@ func TestAllocations(t *testing.T) {
 			}
 		}
 	})
-	h.within("list", n, func() {
-		for range n {
+	// Many, for what the daemon does of itself meanwhile is divided among them.
+	const lists = 20 * n
+	h.within("list", lists, func() {
+		for range lists {
 			resp, err := i.Runtime.ListContainers(i.Context(), &runtimeapi.ListContainersRequest{})
 			if err != nil || len(resp.Containers) != n+1 {
 				t.Errorf("list: %d, %v", len(resp.GetContainers()), err)
