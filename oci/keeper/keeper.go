@@ -307,6 +307,9 @@ func (k *keeper) reapLater(res spawned) {
 	k.mu.Unlock()
 	go func() {
 		w.wait()
+		// An upgrade that has this one in its list finds its descriptor open.
+		k.ends.RLock()
+		defer k.ends.RUnlock()
 		k.mu.Lock()
 		delete(k.strays, w)
 		k.mu.Unlock()
