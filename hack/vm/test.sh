@@ -6,6 +6,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 root=$PWD
+mkdir -p "$root/bin"
 script=$(mktemp -p "$root/bin" vm-XXXXXX.sh)
 trap 'rm -f "$script"' EXIT
 
