@@ -72,7 +72,7 @@ initrd() {
 	cp "$here/init" "$dir/init"
 	cp "$here/guest.sh" "$dir/guest.sh"
 	printf '%s\n' "$*" >"$dir/command.sh"
-	printf '%s\n' "init=$init" "arch=$arch" "kdir='$kdir'" "dir='$PWD'" >"$dir/settings.sh"
+	printf '%s\n' "init=$init" "arch=$arch" "kdir='$kdir'" "dir='$PWD'" "tree='$root'" >"$dir/settings.sh"
 	(cd "$dir" && find . | cpio -o -H newc --quiet) >"$work/initrd.cpio"
 }
 
