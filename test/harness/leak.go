@@ -201,7 +201,11 @@ type snapshot map[string]bool
 func hostSnapshot() snapshot {
 	s := snapshot{}
 	for _, m := range hostMounts() {
-		s["mount "+m.target] = true
+		// The first pin on a machine makes its directory a shared mount, which stays:
+		// ip-netns(8) does the same.
+		if m.target != netnsDir {
+			s["mount "+m.target] = true
+		}
 		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
 			continue
 		}
