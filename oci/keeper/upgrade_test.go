@@ -188,8 +188,9 @@ func TestOldKeeper(t *testing.T) {
 	f.run("c", "/bin/sh", "-c", "read x < "+f.gate().Name())
 	l := f.current()
 	l.version, l.build = 1, ""
-	f.cfg.Build = "new"
-	if err := f.upgrade(context.Background()); err == nil || !strings.Contains(err.Error(), "speaks version 1") {
+	daemon := &Client{cfg: f.cfg, link: l, replaced: make(chan struct{}), closing: make(chan struct{})}
+	daemon.cfg.Build = "new"
+	if err := daemon.upgrade(context.Background()); err == nil || !strings.Contains(err.Error(), "speaks version 1") {
 		t.Errorf("upgrade of an old keeper: %v", err)
 	}
 	old, _, err := l.ask(context.Background(), &message{Verb: verbHello, Version: 1}, nil)
