@@ -115,7 +115,11 @@ func newSession(t *testing.T) *session {
 	certs, bin, home := t.TempDir(), t.TempDir(), t.TempDir()
 	hosts := filepath.Join(certs, "docker.io", "hosts.toml")
 	write(t, hosts, "server = \"http://127.0.0.1:5000\"\n", 0o644)
-	i := harness.New(t, harness.Config(fmt.Sprintf("image.certs_dirs = [%q]\nmetrics.address = \"127.0.0.1:9437\"\n", certs)))
+	// The root too: cri-box run keeps logs below it.
+	config := func(i *harness.Instance) {
+		harness.Config(fmt.Sprintf("root = %q\nimage.certs_dirs = [%q]\nmetrics.address = \"127.0.0.1:9437\"\n", i.Root, certs))(i)
+	}
+	i := harness.New(t, config)
 	i.Push("library/busybox", harness.TestImage(t, "busybox"))
 	s := &session{i, bin, home, certs}
 	// What the pages call by name is this instance's.
