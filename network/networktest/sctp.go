@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -77,6 +78,9 @@ func (l *Lab) ServeSCTP(ns int, name string, port int) {
 		defer unix.Close(fd)
 		for {
 			conn, from, err := unix.Accept(fd)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
 			if err != nil {
 				return
 			}
@@ -99,25 +103,31 @@ func (l *Lab) AskSCTP(ns int, host string, port int) (string, error) {
 	if addr.Is4() {
 		to, family = &unix.SockaddrInet4{Port: port, Addr: addr.As4()}, unix.AF_INET
 	}
-	buf := make([]byte, 64)
-	n := 0
+	var conn *os.File
 	err = netns.Do(ns, func() error {
-		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
-		bound := unix.NsecToTimeval(int64(wait / time.Nanosecond))
-		for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
-			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &bound); err != nil {
-				return err
-			}
+		conn = os.NewFile(uintptr(fd), "sctp")
+		// Not blocking: a signal of Go's scheduler ends a blocking connect with a
+		// time limit for good (signal(7), "never restarted"), and it goes on unseen.
+		if err := unix.Connect(fd, to); !errors.Is(err, unix.EINPROGRESS) {
+			return err
 		}
-		if err := unix.Connect(fd, to); err != nil {
-			return fmt.Errorf("cannot connect: %w", err)
-		}
-		n, err = unix.Read(fd, buf)
-		return err
+		return nil
 	})
-	return string(buf[:max(n, 0)]), err
+	if conn == nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err != nil {
+		return "", fmt.Errorf("cannot connect: %w", err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(wait)); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 64)
+	n, err := conn.Read(buf) // says also that the connection was refused
+	return string(buf[:n]), err
 }
