@@ -74,6 +74,9 @@ func (p *pool) start() (*spawner, error) {
 	proc, err := os.StartProcess(ownBinary, []string{"cri-box", RoleSpawner}, &os.ProcAttr{
 		Env:   append(ownEnv(), "GOMAXPROCS=1"),
 		Files: []*os.File{null, null, os.Stderr, theirs, memfd},
+		// One that waits for a child in the kernel does not see that its socket ended.
+		// The signal comes when the thread that forked ends: none does before the keeper.
+		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		unix.Close(pair[0])

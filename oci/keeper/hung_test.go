@@ -1,0 +1,71 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/program"
+	"golang.org/x/sys/unix"
+)
+
+// TestStuckSpawnerEnds: a spawner that waits for a call which does not return ends
+// with its keeper, and what it was making does when the call returns.
+func TestStuckSpawnerEnds(t *testing.T) {
+	f := start(t)
+	// A FIFO without a writer never opens.
+	path := filepath.Join(f.dir, "never")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := program.New("opener of a dead volume")
+	p.Add(program.Op{Nr: unix.SYS_OPENAT, Why: "open " + path, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(path), program.Int(unix.O_RDONLY)}})
+	lost := make(chan error, 1)
+	go func() {
+		_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: "x", Kind: KindExec}, Program: p, Timeout: time.Minute})
+		lost <- err
+	}()
+	var ours []int // the spawner that waits, and its child
+	f.until("the child of the spawner", func() bool { ours = f.spawners(); return len(ours) > 1 })
+	unix.Kill(f.PID(), unix.SIGKILL)
+	if err := <-lost; !errors.Is(err, ErrKeeperLost) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := f.live(context.Background()); err != nil {
+		t.Error(err)
+	}
+	f.until("the end of the spawner", func() bool { return len(alive(ours)) == 1 })
+	writer, err := os.OpenFile(path, os.O_WRONLY, 0) // the call returns
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	f.until("the end of the child", func() bool { return len(alive(ours)) == 0 })
+}
+
+// until waits for what no event announces.
+func (f *fixture) until(what string, cond func() bool) {
+	f.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			f.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// alive are those processes that have not ended.
+func alive(pids []int) (list []int) {
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(b), ") ")
+		if err == nil && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X") {
+			list = append(list, pid)
+		}
+	}
+	return list
+}
