@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // embedded holds the keeper's own small binary (cmd/keeper), which `make build`
@@ -44,6 +46,20 @@ func keeperBinary(root string) (string, error) {
 		return "", fmt.Errorf("cannot unpack the keeper: %w", err)
 	}
 	return path, nil
+}
+
+// dropOldKeepers removes the binaries of other builds, which upgrades left: the
+// keeper runs as this one now.
+func dropOldKeepers(root, build string) {
+	old, _ := filepath.Glob(filepath.Join(root, "bin", "keeper-*"))
+	for _, path := range old {
+		if strings.TrimSuffix(filepath.Base(path), ".new") == build {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			slog.Warn("the keeper's binary of another build stays", "err", err)
+		}
+	}
 }
 
 // embeddedKeeper returns the embedded binary and the name of its build, which has

@@ -171,7 +171,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		slog.Warn("daemon and keeper share a control group", "err", err)
 	}
 	cfg := keeper.Config{Socket: filepath.Join(d.state, "keeper.sock"), LogPath: filepath.Join(d.state, "keeper.log"), Build: build,
-		Binary: func() (string, error) { return keeperBinary(d.root) }, Group: group, MaxLine: int(d.config.Container.MaxLogLine)}
+		Binary: func() (string, error) { return keeperBinary(d.root) }, Renewed: func() { dropOldKeepers(d.root, build) }, Group: group, MaxLine: int(d.config.Container.MaxLogLine)}
 	if stored := storedFiles(); stored != nil {
 		cfg.Store, cfg.Stored = newFDStore(), stored
 	}

@@ -56,6 +56,9 @@ type Config struct {
 	// Build names that binary: a keeper of another build is upgraded in place. ""
 	// leaves the keeper what it is.
 	Build string
+	// Renewed is called, if not nil, once the keeper is of that build: no process
+	// needs the binary of another any more.
+	Renewed func()
 	// Group is the control group that a keeper is started in, nil for the daemon's.
 	Group *os.File
 	// Store holds everything a third time, nil if there is none. Stored is what it

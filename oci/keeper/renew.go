@@ -20,6 +20,9 @@ func (c *Client) renew() {
 		err := c.upgrade(context.Background())
 		switch {
 		case err == nil, errors.Is(err, ErrKeeperLost): // the next one is of our build
+			if c.cfg.Renewed != nil && c.cfg.Build != "" {
+				c.cfg.Renewed()
+			}
 			return
 		case errors.Is(err, errTooOld):
 			slog.Warn("the keeper goes on as an older build, for it cannot be upgraded", "err", err)

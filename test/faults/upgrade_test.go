@@ -29,6 +29,10 @@ func TestPackageUpgrade(t *testing.T) {
 		i.Build = build
 		i.Start()
 		i.Wait("the keeper's other build", func() bool { return (keeperBuild(keeper) != first) == (n == 0) })
+		i.Wait("the other builds' binaries to go", func() bool {
+			binaries, _ := filepath.Glob(filepath.Join(i.Root, "bin", "*"))
+			return len(binaries) == 1 && filepath.Base(binaries[0]) == keeperBuild(keeper)
+		})
 		if got := i.Keeper(); got != keeper {
 			t.Fatalf("the keeper is process %d, it was %d", got, keeper)
 		}
