@@ -14,6 +14,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/program"
 	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/oci/waits"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,7 +139,7 @@ func (r *Runtime) openTrees(ctx context.Context, requests []program.TreeRequest)
 	if err := ours.SetReadDeadline(deadline(ctx, volumeBound)); err != nil {
 		return nil, fmt.Errorf("cannot open volumes: %w", err)
 	}
-	return readTrees(ours, requests)
+	return readTrees(ctx, ours, requests)
 }
 
 func deadline(ctx context.Context, bound time.Duration) time.Time {
@@ -149,7 +150,7 @@ func deadline(ctx context.Context, bound time.Duration) time.Time {
 	return at
 }
 
-func readTrees(conn *os.File, requests []program.TreeRequest) ([]*os.File, error) {
+func readTrees(ctx context.Context, conn *os.File, requests []program.TreeRequest) ([]*os.File, error) {
 	files := make([]*os.File, len(requests))
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -157,7 +158,9 @@ func readTrees(conn *os.File, requests []program.TreeRequest) ([]*os.File, error
 	}
 	for i, q := range requests {
 		path := filepath.Join(q.Dir, q.Path)
+		over := waits.For(ctx, "the file system of "+path+" to answer", "see to its server, or umount -l it; the container is made once it answers")
 		f, errno, err := readTree(raw, i)
+		over()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return files, fmt.Errorf("cannot open %s: its file system does not answer", path)

@@ -47,7 +47,7 @@ func (m *Manager) Accounts() []Account {
 	for id, e := range m.pods {
 		meta := e.pod.Config.Of.GetMetadata()
 		a := Account{ID: id, Name: meta.GetName(), Namespace: meta.GetNamespace(), UID: meta.GetUid(), Ready: e.pod.Ready(),
-			Created: e.pod.CreatedAt, Doing: e.stage.Load(), Problem: e.pod.Problem, Containers: byPod[id]}
+			Created: e.pod.CreatedAt, Doing: e.stage.now(), Problem: e.pod.Problem, Containers: byPod[id]}
 		slices.SortFunc(a.Containers, func(x, y ContainerAccount) int { return x.Created.Compare(y.Created) })
 		list = append(list, a)
 	}
@@ -60,7 +60,7 @@ func (m *Manager) Accounts() []Account {
 func (e *containerEntry) account() ContainerAccount {
 	meta := e.ctr.Config.Of.GetMetadata()
 	a := ContainerAccount{ID: e.ctr.ID, Name: meta.GetName(), Attempt: meta.GetAttempt(), Image: e.ctr.Image.Name,
-		Created: e.ctr.CreatedAt, Doing: e.stage.Load(), End: e.ctr.End}
+		Created: e.ctr.CreatedAt, Doing: e.stage.now(), End: e.ctr.End}
 	switch e.ctr.State() {
 	case runtimeapi.ContainerState_CONTAINER_RUNNING:
 		a.State = "running"

@@ -13,6 +13,7 @@ import (
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/oci/waits"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -106,7 +107,7 @@ func (m *Manager) createContainer(ctx context.Context, pod *podEntry, p *Pod, c 
 		return "", err
 	}
 	n := &newContainer{Manager: m, entry: e, pod: p, ctr: ctr, image: img}
-	if err := run(ctx, n.steps(), atStage(&e.stage)); err != nil {
+	if err := run(waits.At(ctx, &e.stage.waits), n.steps(), atStage(&e.stage)); err != nil {
 		if !leftBehind(err) {
 			m.forgetContainer(&ctr) // else the retry, or reconciling, tries again
 		}

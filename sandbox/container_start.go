@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/waits"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -33,7 +34,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if c.Bundle.Spec, err = m.Spec(c.ID); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
 	}
-	at := atStage(&e.stage)
+	at, ctx := atStage(&e.stage), waits.At(ctx, &e.stage.waits)
 	at("start")
 	defer at("")
 	err = guarded(ctx, "start", func(ctx context.Context) error { return m.start(ctx, e, &c) })

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci/keeper"
+	"github.com/cri-box/cri-box/oci/waits"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -92,6 +93,8 @@ func (m *Manager) signal(c *Container, sig unix.Signal) error {
 }
 
 func (m *Manager) awaitStop(ctx context.Context, e *containerEntry, c *Container, grace time.Duration) error {
+	defer waits.For(ctx, fmt.Sprintf("process %d of container %s to end", c.PID, c.ID),
+		fmt.Sprintf("if it was killed and stays, it hangs in the kernel: /proc/%d/stack says where; see to the file system that it uses", c.PID))()
 	timer := time.NewTimer(max(grace, 0) + killWait)
 	defer timer.Stop()
 	select {

@@ -15,6 +15,7 @@ import (
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/spec"
+	"github.com/cri-box/cri-box/oci/waits"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -126,7 +127,7 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	m.podKeys[podKey(c)] = p.ID
 	m.mu.Unlock()
 	up := &podUp{Manager: m, entry: e, pod: *p}
-	if err := run(ctx, up.steps(), atStage(&e.stage)); err != nil {
+	if err := run(waits.At(ctx, &e.stage.waits), up.steps(), atStage(&e.stage)); err != nil {
 		if !leftBehind(err) {
 			m.forgetPod(p) // else the retry, or reconciling, tries again
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/oci"
+	"github.com/cri-box/cri-box/oci/waits"
 )
 
 // StopPod kills the pod's containers and takes its network and namespaces away.
@@ -41,7 +42,7 @@ func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
 	if !p.StoppedAt.IsZero() {
 		return nil
 	}
-	at := atStage(&e.stage)
+	at, ctx := atStage(&e.stage), waits.At(ctx, &e.stage.waits)
 	defer at("")
 	for _, s := range m.faulty("stop pod", []step{
 		{"kill containers", func(ctx context.Context) error { return m.killAll(ctx, p.ID) }, nil},
@@ -120,7 +121,7 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	}
 	defer e.lock.release()
 	p := m.currentPod(e)
-	at := atStage(&e.stage)
+	at, ctx := atStage(&e.stage), waits.At(ctx, &e.stage.waits)
 	defer at("")
 	for _, s := range m.faulty("remove pod", []step{
 		{"remove containers", func(ctx context.Context) error { return m.removeContainers(ctx, p.ID) }, nil},

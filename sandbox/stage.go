@@ -6,12 +6,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cri-box/cri-box/oci/waits"
 )
 
 // A Stage is where a pod or container is in a list of steps.
 type Stage struct {
 	Name  string    `json:"name"`
 	Since time.Time `json:"since"`
+	// Waits is what the step waits for, where that has a name and may take long.
+	Waits *waits.Wait `json:"waits,omitempty"`
 }
 
 // A Timing is a step that was done.
@@ -26,9 +30,19 @@ const maxTimings = 64
 // stages are the step at which something is, and those that it was at.
 type stages struct {
 	atomic.Pointer[Stage]
+	waits waits.Place
 
 	mu   sync.Mutex
 	past []Timing
+}
+
+// now is the stage with what it waits for, nil at none.
+func (s *stages) now() *Stage {
+	at := s.Load()
+	if at == nil {
+		return nil
+	}
+	return &Stage{at.Name, at.Since, s.waits.Now()}
 }
 
 // took remembers a step that was done.
@@ -58,7 +72,7 @@ func atStage(s *stages) func(string) {
 			s.Store(nil)
 			return
 		}
-		s.Store(&Stage{name, now})
+		s.Store(&Stage{Name: name, Since: now})
 	}
 }
 
@@ -68,7 +82,7 @@ func (m *Manager) PodStage(id string) *Stage {
 	if err != nil {
 		return nil
 	}
-	return e.stage.Load()
+	return e.stage.now()
 }
 
 // Timings are the steps that a pod or container of this daemon went through, in

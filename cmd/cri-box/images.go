@@ -29,7 +29,7 @@ func imagesCommand(n *node) *cobra.Command {
 			return n.withClient(callBound, func(ctx context.Context, c *client) error { return c.listImages(ctx) })
 		}},
 		one("pull IMAGE", "Get an image from its registry", func(ctx context.Context, c *client, ref string) error {
-			id, err := c.pull(ctx, ref)
+			id, err := c.pull(ctx, ref, "")
 			if err == nil {
 				fmt.Println(id)
 			}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/oci/image"
@@ -24,7 +25,7 @@ type pullLine struct {
 }
 
 // servePull pulls ?ref= and answers with a line of JSON for each step. It goes on
-// as long as the client is there.
+// as long as the client is there. ?pod= is for whom, if for anybody.
 func (d *daemon) servePull(w http.ResponseWriter, r *http.Request) {
 	out := json.NewEncoder(w)
 	flusher, _ := w.(http.Flusher)
@@ -39,13 +40,17 @@ func (d *daemon) servePull(w http.ResponseWriter, r *http.Request) {
 	last := pullLine{ID: img.ID}
 	if err != nil {
 		last.Err = err.Error()
+		if pod := r.FormValue("pod"); pod != "" {
+			d.failures.add(failure{Pod: pod, Call: "PullImage", At: time.Now(), Text: last.Err})
+		}
 	}
 	out.Encode(last)
 }
 
-// pull gets an image and returns its id. On a terminal it shows how far it is.
-func (c *client) pull(ctx context.Context, ref string) (string, error) {
-	body, err := ask(ctx, c.settings.state, http.MethodPost, "/images/pull?ref="+url.QueryEscape(ref))
+// pull gets an image, for a pod or "", and returns its id. On a terminal it shows
+// how far it is.
+func (c *client) pull(ctx context.Context, ref, pod string) (string, error) {
+	body, err := ask(ctx, c.settings.state, http.MethodPost, "/images/pull?ref="+url.QueryEscape(ref)+"&pod="+url.QueryEscape(pod))
 	if err != nil {
 		return "", err
 	}

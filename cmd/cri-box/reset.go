@@ -23,8 +23,8 @@ const resetBound = 10 * time.Minute
 // What lies in the daemon's directories. Nothing else is removed from them: a
 // configuration that names the wrong directory must not cost what is in it.
 var (
-	inRoot  = []string{"pods", "containers", "bin", "network", "images.db", "incoming", "layers", "trash", "run"}
-	inState = []string{"pods", "containers", "ipam", "keeper.log", "keeper.sock", "admin.sock", "cri-box.sock", "lock"}
+	inRoot  = []string{"pods", "containers", "bin", "network", "images.db", "images.db.broken", "incoming", "layers", "trash", "run"}
+	inState = []string{"pods", "containers", "ipam", "keeper.log", "keeper.sock", "admin.sock", "cri-box.sock", stacksFile, "lock"}
 )
 
 func resetCommand(n *node) *cobra.Command {

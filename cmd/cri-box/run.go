@@ -97,7 +97,7 @@ func (c *client) run(ctx context.Context, o *runOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.need(ctx, o.image); err != nil {
+	if err := c.need(ctx, o.image, runNamespace+"/"+o.name); err != nil {
 		return err
 	}
 	podID, id, err := c.start(ctx, pod, container)
@@ -125,13 +125,13 @@ func defaultName(image string) string {
 	return name + "-" + strings.ToLower(rand.Text()[:6])
 }
 
-// need pulls the image if the node does not have it.
-func (c *client) need(ctx context.Context, image string) error {
+// need pulls the image for a pod if the node does not have it.
+func (c *client) need(ctx context.Context, image, pod string) error {
 	resp, err := c.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}})
 	if err != nil || resp.Image != nil {
 		return err
 	}
-	_, err = c.pull(ctx, image)
+	_, err = c.pull(ctx, image, pod)
 	return err
 }
 

@@ -145,13 +145,35 @@ func printAccount(p sandbox.Account) {
 }
 
 func printStage(s *sandbox.Stage) {
-	if s != nil {
-		fmt.Printf("    at step %q for %s\n", s.Name, roughly(time.Since(s.Since)))
+	if s == nil {
+		return
 	}
+	fmt.Printf("    at step %q for %s\n", s.Name, roughly(time.Since(s.Since)))
+	next := "nothing yet; if it stays there, kill -USR1 of the daemon writes what it waits for to stacks.txt in its state directory"
+	if s.Waits != nil {
+		fmt.Printf("    waits for %s, since %s\n", visible(s.Waits.For), roughly(time.Since(s.Waits.Since)))
+		next = s.Waits.Next
+	}
+	fmt.Println("    next:", visible(next))
 }
 
 func (f failure) print() {
-	fmt.Printf("  last error, %s ago, in %s: %s\n", roughly(time.Since(f.At)), f.Call, visible(f.Text))
+	fmt.Printf("  last error, %s ago, in %s: %s\n  next: %s\n", roughly(time.Since(f.At)), f.Call, visible(f.Text), f.advice())
+}
+
+// advice is what to do about a call that failed.
+func (f failure) advice() string {
+	switch {
+	case f.Call == "PullImage":
+		return "cri-box images explain IMAGE shows which hosts are asked, in which order, with which credentials"
+	case f.Call == "RunPodSandbox" && strings.Contains(f.Text, "network"):
+		return "cri-box doctor network says which network pods get, and what is missing"
+	case f.Call == "RunPodSandbox", f.Call == "CreateContainer":
+		return "correct what the message names; the kubelet tries again by itself, cri-box run has to be repeated"
+	case f.Call == "StartContainer":
+		return "see that the image has the command and the user that are asked for; cri-box explain --calls CONTAINER shows each step"
+	}
+	return "the kubelet tries again by itself; if it stays, cri-box doctor looks at this machine"
 }
 
 // advice is what to do about a container that ended.

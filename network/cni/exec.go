@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"github.com/cri-box/cri-box/oci/waits"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,6 +72,8 @@ func (r *runner) once(ctx context.Context, path string, stdin []byte, environ []
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start plugin: %w", err)
 	}
+	defer waits.For(ctx, fmt.Sprintf("the plugin %s (%s, process %d)", path, verb(environ), cmd.Process.Pid),
+		"see the plugin's own log; at its deadline it is killed, and the kubelet tries again")()
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	select {
@@ -88,6 +91,16 @@ func (r *runner) once(ctx context.Context, path string, stdin []byte, environ []
 	case <-time.After(2 * killGrace):
 	}
 	return nil, fmt.Errorf("plugin %s was killed: %w", path, context.Cause(ctx))
+}
+
+// verb is what a plugin is to do.
+func verb(environ []string) string {
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "CNI_COMMAND="); ok {
+			return v
+		}
+	}
+	return "no command"
 }
 
 // serviceManagers matches variables that are the daemon's alone.

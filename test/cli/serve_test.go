@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,6 +189,8 @@ func TestReset(t *testing.T) {
 	if out, err := reset("--yes"); err == nil || !strings.Contains(out, "another cri-box does (pid "+fmt.Sprint(i.PID())+")") || !strings.Contains(out, "stop the daemon first") {
 		t.Errorf("while the daemon runs: %v\n%s", err, out)
 	}
+	syscall.Kill(i.PID(), syscall.SIGUSR1)
+	i.Wait("the stacks", func() bool { _, err := os.Stat(filepath.Join(i.State, "stacks.txt")); return err == nil })
 	i.Stop()
 	if out, err := reset(); err == nil || !strings.Contains(out, "nothing was removed") || !harness.Alive(i.Keeper()) {
 		t.Errorf("without an answer: %v\n%s", err, out)

@@ -1,8 +1,10 @@
 package faults_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,15 @@ import (
 func why(i *harness.Instance, pod string) string {
 	out, _ := i.Command("why", pod, "--state", i.State).CombinedOutput()
 	return string(out)
+}
+
+// says wants `why` to say all of it about a pod.
+func says(i *harness.Instance, pod string, want ...string) {
+	i.T.Helper()
+	i.Wait("`why` to say where "+pod+" stands", func() bool {
+		said := why(i, pod)
+		return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(said, w) })
+	})
 }
 
 // undisturbed wants a pod of another to come up and go down within the time in
@@ -57,10 +68,9 @@ func TestDeadVolume(t *testing.T) {
 		_, err := i.Runtime.StopPodSandbox(i.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: hung.ID})
 		stopped <- err
 	}()
-	i.Wait("`why` to say where the pods stand", func() bool {
-		return strings.Contains(why(i, pod.Config.Metadata.Name), `at step "prepare" for`) &&
-			strings.Contains(why(i, hung.Config.Metadata.Name), `at step "kill containers" for`)
-	})
+	says(i, pod.Config.Metadata.Name, `at step "prepare" for`, "waits for the file system of "+path+" to answer, since ", "next: see to its server")
+	says(i, hung.Config.Metadata.Name, `at step "kill containers" for`,
+		fmt.Sprintf("waits for process %d of container %s to end, since ", stuck.PID(), stuck.ID), fmt.Sprintf("next: if it was killed and stays, it hangs in the kernel: /proc/%d/stack", stuck.PID()))
 	undisturbed(t, i, image)
 	if err := <-created; err == nil || !strings.Contains(err.Error(), "cannot open "+path+": its file system does not answer") {
 		t.Errorf("the container with a dead volume: %v", err)
@@ -97,7 +107,7 @@ func TestHungPlugin(t *testing.T) {
 	config := i.PodConfig(func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "hangs" })
 	up := make(chan error, 1)
 	go func() { _, err := i.TryRunPod(config); up <- err }()
-	i.Wait("`why` to say where the pod stands", func() bool { return strings.Contains(why(i, "hangs"), `at step "attach network" for`) })
+	says(i, "hangs", `at step "attach network" for`, "waits for the plugin "+filepath.Join(dir, "gated")+" (ADD, process ", "next: see the plugin's own log")
 	undisturbed(t, i, image)
 	if err := os.Remove(gate); err != nil {
 		t.Fatal(err)
