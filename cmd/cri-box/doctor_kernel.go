@@ -102,6 +102,6 @@ func lookClock() []finding {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
 	const timeError = 5 // TIME_ERROR, adjtimex(2): nobody keeps the clock right
-	return []finding{check(err == nil && state != timeError, "clock is kept right", note,
+	return []finding{check(err == nil && state != timeError, "clock kept right", note,
 		"certificates may seem not yet or no longer valid, and the times in logs are off", "run chrony or systemd-timesyncd")}
 }

@@ -91,14 +91,14 @@ func lookNetwork(ctx context.Context, c *client) []finding {
 	list = append(list,
 		check(err == nil && uplink, "default route", note, "pods reach this node only, and the interfaces' MTU is that of Ethernet", "connect the machine"),
 		check(readText("/proc/sys/net/ipv6/conf/all/disable_ipv6") == "0", "IPv6", note, "pods get IPv4 addresses only", "sysctl -w net.ipv6.conf.all.disable_ipv6=0"))
-	if strings.Contains(readText("/proc/sys/net/ipv4/ip_forward"), "0") {
-		list = append(list, finding{What: "IP forwarding is off: the embedded network turns it on, plugins may not", State: note})
-	}
+	list = append(list, check(readText("/proc/sys/net/ipv4/ip_forward") == "1", "IP forwarding", note,
+		"the embedded network turns it on by itself, plugins may not: pods would reach this node only", "sysctl -w net.ipv4.ip_forward=1"))
 	var r mode.Report
 	if err := c.askJSON(ctx, "/network", &r); err != nil {
-		return append(list, finding{What: "network of the daemon", State: note, Consequence: err.Error()})
+		return append(list, finding{What: "network of the daemon", State: note, Consequence: "it is not known which network pods get: " + err.Error(), Remedy: "start the daemon; cri-box doctor network then says more"})
 	}
-	return append(list, check(r.NotReady == "", fmt.Sprintf("network: %s serves (mode %s)", r.Serves, r.Mode), bad, r.NotReady, r.Why))
+	return append(list, check(r.NotReady == "", fmt.Sprintf("network: %s serves (mode %s)", r.Serves, r.Mode), bad,
+		fmt.Sprintf("no pod with a network of its own can start: %s (%s)", r.NotReady, r.Why), "cri-box doctor network says where a configuration was looked for; the cluster's network has to write it"))
 }
 
 // lookRegistries has the daemon read what certs_dirs say of each registry.

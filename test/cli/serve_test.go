@@ -1,11 +1,9 @@
 package cli_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -221,57 +219,6 @@ func TestReset(t *testing.T) {
 		}
 	}
 }
-
-// TestDoctor: every area is looked at; what is wrong is found and ends in code 1.
-func TestDoctor(t *testing.T) {
-	certs := t.TempDir()
-	i := harness.New(t, harness.Config(fmt.Sprintf("image.certs_dirs = [%q]", certs)))
-	file := filepath.Join(i.Dir, "config.toml")
-	doctor := func(args ...string) (findings []finding, code int) {
-		cmd := i.Command(append([]string{"doctor", "--state", i.State, "--config", file, "-o", "json"}, args...)...)
-		var out []byte
-		i.Node.Do(func() (err error) { out, err = cmd.Output(); return err })
-		if err := json.Unmarshal(out, &findings); err != nil {
-			t.Fatalf("%v in %s", err, out)
-		}
-		return findings, cmd.ProcessState.ExitCode()
-	}
-	findings, _ := doctor()
-	for _, area := range []string{"kernel", "security", "cgroups", "limits", "directories", "clock", "network", "registries", "daemon"} {
-		if !slices.ContainsFunc(findings, func(f finding) bool { return f.Area == area }) {
-			t.Errorf("nothing was said about %s", area)
-		}
-	}
-	for _, f := range findings {
-		if f.State != "ok" && f.Consequence == "" && f.Remedy == "" && f.Area != "network" {
-			t.Errorf("neither consequence nor remedy: %+v", f)
-		}
-		// What a machine that runs these tests has.
-		if f.State == "BAD" && f.Area != "directories" {
-			t.Errorf("bad: %+v", f)
-		}
-	}
-	hosts := filepath.Join(certs, "broken.example.org")
-	if err := os.Mkdir(hosts, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(hosts, "hosts.toml"), []byte("capabilities = "), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	findings, code := doctor("registries")
-	if code != 1 || len(findings) != 1 || findings[0].State != "BAD" || !strings.Contains(findings[0].Remedy, hosts) {
-		t.Errorf("a wrong hosts.toml: code %d, %+v", code, findings)
-	}
-	if err := os.Chmod(i.State, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	findings, code = doctor("directories")
-	if code != 1 || !slices.ContainsFunc(findings, func(f finding) bool { return f.What == i.State && f.State == "BAD" }) {
-		t.Errorf("a state directory open to all: code %d, %+v", code, findings)
-	}
-}
-
-type finding struct{ Area, What, State, Consequence, Remedy string }
 
 // TestWhyWhileItHangs: a pod that is stuck at a step, and the answer does not wait for it.
 func TestWhyWhileItHangs(t *testing.T) {
