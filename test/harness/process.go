@@ -68,6 +68,22 @@ func Children(pid int) []int {
 	return list
 }
 
+// Oldest is the process of these that began first: no child of another of them, and
+// not the one with the lowest number, for numbers begin anew. 0 if none lives.
+func Oldest(pids []int) int {
+	oldest, began := 0, uint64(0)
+	for _, pid := range pids {
+		p, ok := readProc(pid)
+		if !ok || slices.Contains(pids, p.ppid) {
+			continue
+		}
+		if start, _ := strconv.ParseUint(p.start, 10, 64); oldest == 0 || start < began {
+			oldest, began = pid, start
+		}
+	}
+	return oldest
+}
+
 // Zombies lists the dead children of a process that nobody has reaped.
 func Zombies(pid int) []int {
 	var list []int

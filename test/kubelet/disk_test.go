@@ -2,6 +2,7 @@ package kubelet_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -122,16 +123,24 @@ imageMinimumGCAge: 1s`})
 	n.stopKubelet(t, syscall.SIGTERM)
 	n.startKubelet(t, kubeletBinary(t))
 	// It collects at its start, when the images are new to it, and then each 5 minutes.
-	var removed []int64
-	if !within(6*time.Minute, func() bool { removed = n.freed(); return n.available(t) > 640*mib*59/100 }) {
-		t.Fatalf("%d MiB are free, %d were; the kubelet thinks it freed %d\n%s", n.available(t)/mib, before/mib, removed, n.tail())
+	// It says of each image that it removes it before it does, and a runtime may free
+	// the space after it has answered: while it works the two differ.
+	var thinks, free int64
+	enough := func() bool {
+		thinks, free = sum(n.freed()), n.available(t)
+		return free > 640*mib*59/100 && math.Abs(float64(free-before-thinks)) <= 0.05*float64(thinks)
 	}
-	var thinks int64
-	for _, size := range removed {
-		thinks += size
+	if !within(6*time.Minute, enough) {
+		t.Fatalf("%d MiB are free, %d were; the kubelet thinks it freed %d\n%s", free/mib, before/mib, thinks/mib, n.tail())
 	}
-	near(t, "bytes freed", float64(n.available(t)-before), float64(thinks), 0.05)
 	equal(t, "the image in use is there", n.hasImage(t, busybox), true)
+}
+
+func sum(sizes []int64) (total int64) {
+	for _, s := range sizes {
+		total += s
+	}
+	return total
 }
 
 var removing = regexp.MustCompile(`"Removing image to free bytes".* size=(\d+)`)

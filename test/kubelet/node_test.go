@@ -117,6 +117,12 @@ func makeDisk(t testing.TB, size string) string {
 			t.Errorf("cannot unmount the node's disk: %v", err)
 		}
 	})
+	// Else the kubelet binds its own directory onto itself to have it shared, and of
+	// a tmpfs that is mounted twice cAdvisor takes now the one and now the other: half
+	// of the time the kubelet then believes in a disk of the images' own.
+	if err := syscall.Mount("", dir, "", syscall.MS_SHARED, ""); err != nil {
+		t.Fatalf("cannot share the node's disk: %v", err)
+	}
 	return dir
 }
 

@@ -171,15 +171,19 @@ func containerID(pod *v1.Pod, name string) string {
 // pid returns the first process in a container's cgroup.
 func (p *Pod) pid(pod *v1.Pod, name string) int {
 	p.t.Helper()
-	list := strings.Fields(processes.read(p.t, p.cgroupOf(pod)+"/"+containerID(pod, name)))
-	if len(list) == 0 {
+	var pids []int
+	for _, text := range strings.Fields(processes.read(p.t, p.cgroupOf(pod)+"/"+containerID(pod, name))) {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	first := harness.Oldest(pids)
+	if first == 0 {
 		p.t.Fatalf("no process is in the cgroup of container %s", name)
 	}
-	pid, err := strconv.Atoi(list[0])
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return pid
+	return first
 }
 
 // inside is a file of a running container, seen from the host.
