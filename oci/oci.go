@@ -53,6 +53,7 @@ type Config struct {
 type Runtime struct {
 	Config
 	filters filters
+	spares  *spares
 	left    leftGroups
 	inits   singleflight.Group // starts of pods' inits, by pod
 
@@ -74,7 +75,7 @@ func New(c Config) (*Runtime, error) {
 	if err := mount.Spread(c.containerRoot("")); err != nil {
 		return nil, err
 	}
-	return &Runtime{Config: c, prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}, projects: countsProjects(c.containerRoot(""))}, nil
+	return &Runtime{Config: c, spares: newSpares(), prepared: map[string]*prepared{}, groups: map[string]*cgroup.Cgroup{}, projects: countsProjects(c.containerRoot(""))}, nil
 }
 
 // UseAppArmor makes sure that a profile is loaded; the default one is loaded if it

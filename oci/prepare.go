@@ -7,17 +7,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/oci/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"go.opentelemetry.io/otel"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,64 +90,49 @@ func (r *Runtime) Prepare(ctx context.Context, b Bundle, rootfs *os.File) error 
 	return nil
 }
 
-// A maker prepares one container.
-type maker struct {
-	*Runtime
-	bundle Bundle
-	spec   *specs.Spec
-	out    *prepared
-	group  *cgroup.Cgroup
-
-	input  program.ContainerInput
-	mounts []specs.Mount // the spec's, with destinations free of symbolic links
-}
-
-func (m *maker) make(ctx context.Context) error {
-	m.input = program.ContainerInput{ID: m.bundle.ID, Arch: runtime.GOARCH, FileMounts: map[int]bool{}}
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"make cgroup", m.makeCgroup}, {"open namespaces", m.openNamespaces}, {"make mounts", m.makeMounts},
-		{"make mount points", m.makePoints}, {"make masks", m.makeMasks}, {"make streams", m.makeStreams},
-		{"seal root", m.sealRoot}, {"compile", m.compile},
-	} {
-		if err := m.fault("prepare: " + step.name); err != nil {
-			return err
-		}
-		began := time.Now()
-		within, span := otel.Tracer(tracer).Start(ctx, step.name)
-		err := step.do(within)
-		span.End()
-		if err != nil {
-			return err
-		}
-		m.took(m.bundle.ID, step.name, time.Since(began))
-	}
-	return nil
-}
-
 func (m *maker) give(name string, f *os.File) { m.out.fds[name] = f }
 
-// makeCgroup makes the container's group, or takes the one of an earlier try.
+// makeCgroup makes the container's group, or takes the one of an earlier try. It
+// touches nothing else of the maker, which goes on meanwhile.
 func (m *maker) makeCgroup(ctx context.Context) error {
 	m.mu.Lock()
 	m.group = m.groups[m.bundle.ID]
 	m.mu.Unlock()
-	if m.group == nil {
-		group, err := m.Cgroups.Create(ctx, m.spec.Linux.CgroupsPath, m.spec.Linux.Resources)
+	if m.group != nil {
+		return nil
+	}
+	group, err := m.Cgroups.Create(ctx, m.spec.Linux.CgroupsPath, m.spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	m.group = group
+	m.mu.Lock()
+	m.groups[m.bundle.ID] = group
+	m.mu.Unlock()
+	return nil
+}
+
+// openCgroup gives what the child needs of the group: descriptors to join it by,
+// and its view of it.
+func (m *maker) openCgroup(context.Context) (err error) {
+	m.input.CgroupV2, m.input.TasksFDs, err = joinGroup(m.group, m.out.fds)
+	if err != nil {
+		return err
+	}
+	m.input.UnshareCgroup = len(m.input.TasksFDs) > 0
+	for i, mt := range m.mounts {
+		if mt.Type != "cgroup" {
+			continue
+		}
+		view, err := m.makeCgroupView()
 		if err != nil {
 			return err
 		}
-		m.group = group
-		m.mu.Lock()
-		m.groups[m.bundle.ID] = group
-		m.mu.Unlock()
+		if view != nil {
+			m.give(fmt.Sprintf("mount.%d", i), view)
+		}
 	}
-	var err error
-	m.input.CgroupV2, m.input.TasksFDs, err = joinGroup(m.group, m.out.fds)
-	m.input.UnshareCgroup = len(m.input.TasksFDs) > 0
-	return err
+	return nil
 }
 
 // joinGroup puts what a child needs to join the group into fds.
@@ -245,7 +227,7 @@ func (m *maker) makeMounts(ctx context.Context) error {
 			}
 		}
 		if f == nil {
-			continue // proc, sysfs, mqueue: made by the child
+			continue // cgroup: openCgroup; proc, sysfs, mqueue: made by the child
 		}
 		m.give(fmt.Sprintf("mount.%d", i), f)
 		if t := m.mounts[i].Type; t == "bind" || t == "proc" {
@@ -331,13 +313,14 @@ func (m *maker) makeMount(i int) (*os.File, error) {
 		return mount.BindOwn(mt.Source)
 	case "tmpfs":
 		if mt.Destination == "/dev" {
+			if len(m.spec.Linux.Devices) == 0 && m.bundle.IDs.IsZero() && label == "" {
+				return m.spares.dev.take()
+			}
 			return mount.Dev(m.spec.Linux.Devices, mount.DevOptions{UID: owner.UID, GID: owner.GID, Label: label})
 		}
 		return mount.Tmpfs(mount.TmpfsOptions{Mode: 0o755, UID: owner.UID, GID: owner.GID, Label: label})
 	case "devpts":
 		return mount.Devpts(terminalGroup(m.bundle.IDs), label)
-	case "cgroup":
-		return m.makeCgroupView()
 	case "proc":
 		if m.input.ProcDonated {
 			return m.donatedProc()
@@ -432,27 +415,17 @@ func (m *maker) makeMasks(context.Context) error {
 	if len(m.spec.Linux.MaskedPaths) == 0 {
 		return nil
 	}
-	dir, err := mount.EmptyReadOnlyDir()
+	dir, err := m.spares.maskDir.take()
 	if err != nil {
 		return err
 	}
 	m.give("mask.dir", dir)
-	null, err := m.maskFile()
+	null, err := m.spares.maskFile.take()
 	if err != nil {
 		return err
 	}
 	m.give("mask.file", null)
 	return nil
-}
-
-// maskFile is /dev/null on a tmpfs of our own, which nobody can swap for
-// something else (CVE-2025-31133).
-func (m *maker) maskFile() (*os.File, error) {
-	dir, err := mount.Dev(nil, mount.DevOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return mount.CloneBelow(dir, "null")
 }
 
 // sealRoot makes the root file system read-only, now that it has everything.

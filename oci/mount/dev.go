@@ -60,6 +60,20 @@ func Dev(devices []specs.LinuxDevice, o DevOptions) (*os.File, error) {
 	return dev, nil
 }
 
+// NullFile returns /dev/null, to cover a file that a container shall not see: on a
+// tmpfs of its own, so that nobody can swap it for something else (CVE-2025-31133).
+func NullFile() (*os.File, error) {
+	dir, err := Tmpfs(TmpfsOptions{Size: 4096, Mode: 0o755, Attr: Attr{NoSUID: true}})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make null device: %w", err)
+	}
+	if err := MakeNode(dir, specs.LinuxDevice{Path: "/null", Type: "c", Major: 1, Minor: 3}, DevOptions{}); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return CloneBelow(dir, "null")
+}
+
 func populateDev(dev *os.File, devices []specs.LinuxDevice, o DevOptions) error {
 	given := map[string]bool{}
 	for _, d := range devices {
