@@ -35,9 +35,28 @@ func (c *Cgroup) exists() bool {
 	return err == nil
 }
 
-// killFrozen kills one by one what is frozen and so cannot fork.
+// killFrozen kills one by one what is frozen and so cannot fork. v1 cannot always
+// freeze a group in which processes keep appearing: then that is repeated until
+// none is left.
 func (c *Cgroup) killFrozen(ctx context.Context) error {
-	frozen := c.freeze(ctx, true)
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	for {
+		frozen := c.freeze(ctx, true)
+		if err := c.killEach(ctx); frozen == nil || err != nil {
+			return errors.Join(frozen, err)
+		}
+		if pids, err := c.sys.procs(c.sys.processDir(c.Path)); err != nil || len(pids) == 0 {
+			return err
+		}
+		if ctx.Err() != nil {
+			return frozen
+		}
+	}
+}
+
+// killEach kills every process that is there now, and thaws them.
+func (c *Cgroup) killEach(ctx context.Context) error {
 	pids, err := c.sys.procs(c.sys.processDir(c.Path))
 	for _, pid := range pids {
 		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
@@ -45,7 +64,7 @@ func (c *Cgroup) killFrozen(ctx context.Context) error {
 		}
 	}
 	// A frozen process of v1 dies once it thaws.
-	return errors.Join(frozen, err, c.freeze(ctx, false))
+	return errors.Join(err, c.freeze(ctx, false))
 }
 
 // Freeze stops every process in the group and those below, and returns when all
