@@ -132,7 +132,11 @@ func (m *maker) openCgroup(context.Context) (err error) {
 			m.give(fmt.Sprintf("mount.%d", i), view)
 		}
 	}
-	return nil
+	counter, err := m.group.KillCounter()
+	if counter != nil {
+		m.out.keep[keeper.FDKills] = counter
+	}
+	return err
 }
 
 // joinGroup puts what a child needs to join the group into fds.

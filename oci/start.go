@@ -144,8 +144,12 @@ func (r *Runtime) Kill(ctx context.Context, id, cgroup string) error {
 }
 
 // OOMKills counts the processes of a container's group that were killed because
-// memory was short.
-func (r *Runtime) OOMKills(id, cgroup string) (uint64, error) {
+// memory was short, after its end.
+func (r *Runtime) OOMKills(id, cgroup string, exit keeper.Exit) (uint64, error) {
+	if exit.Kills != nil {
+		r.Cgroups.KillsCounted(cgroup, *exit.Kills)
+		return *exit.Kills, nil
+	}
 	group, err := r.cgroupOf(id, cgroup)
 	if err != nil {
 		return 0, err

@@ -167,21 +167,30 @@ func (m *Manager) ended(e *containerEntry) {
 }
 
 func (m *Manager) endOf(c *Container, exit keeper.Exit) *End {
+	kills := m.oomKills(c, exit)
 	end := &End{At: notBefore(exit.At, c.StartedAt), Code: exit.Code, Reason: ReasonError}
 	switch {
 	case exit.Unknown != "":
 		end.Reason, end.Message = ReasonUnknown, exit.Unknown
 	case exit.Code == 0:
 		end.Reason = ReasonCompleted
-	case exit.Code == 128+int(unix.SIGKILL) && m.oomKilled(c):
+	case exit.Code == 128+int(unix.SIGKILL) && kills > 0:
 		end.Reason = ReasonOOMKilled
 	}
 	return end
 }
 
-func (m *Manager) oomKilled(c *Container) bool {
-	n, err := m.cfg.Cgroups.OOMKills(c.ID, m.cgroupOf(c))
-	return err == nil && n > 0
+// oomKills asks whenever the keeper has counted: what is counted for one container is
+// none of its pod's others'.
+func (m *Manager) oomKills(c *Container, exit keeper.Exit) uint64 {
+	if exit.Kills == nil && exit.Code != 128+int(unix.SIGKILL) {
+		return 0
+	}
+	n, err := m.cfg.Cgroups.OOMKills(c.ID, m.cgroupOf(c), exit)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // cgroupOf is the path of a container's group.

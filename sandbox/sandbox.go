@@ -92,8 +92,9 @@ type Runtime interface {
 // is one. All take the container's id and its group's path.
 type Cgroups interface {
 	Kill(ctx context.Context, id, cgroup string) error
-	// OOMKills counts the processes that the kernel killed for want of memory.
-	OOMKills(id, cgroup string) (uint64, error)
+	// OOMKills counts, after the end, the processes that the kernel killed for want of
+	// memory.
+	OOMKills(id, cgroup string, exit keeper.Exit) (uint64, error)
 	// Groups lists the names of the groups directly below base.
 	Groups(base string) ([]string, error)
 	// Update brings the limits of one spec to those of another, all or none.

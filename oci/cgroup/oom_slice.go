@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -9,8 +10,8 @@ import (
 )
 
 // systemd removes a scope's group once its last process has ended, and with it the
-// count of kills for want of memory, often before anybody could read it. The pod's
-// slice stays and counts for all below it (memory.events is hierarchical): what is
+// count of kills for want of memory. The keeper reads it first, as a rule
+// (KillCounter). Where it came too late, or there was none: the pod's slice stays and counts for all below it (memory.events is hierarchical): what is
 // there and was counted for no other group happened in the one that is gone.
 
 // sliceKills is what is known of the kills below one slice.
@@ -72,6 +73,28 @@ func (s *System) killsOfGone(c *Cgroup) uint64 {
 		k.known[c.Path] = total - others
 	}
 	return k.known[c.Path]
+}
+
+// KillCounter duplicates the file with the count of a scope, for who sees the end of
+// its last process before systemd does; nil for a group that stays.
+func (c *Cgroup) KillCounter() (*os.File, error) {
+	if !inSlice(c.Path) || c.oom == nil {
+		return nil, nil
+	}
+	fd, err := unix.FcntlInt(c.oom.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch cgroup %s: %w", c.Path, os.NewSyscallError("fcntl", err))
+	}
+	return os.NewFile(uintptr(fd), "memory.events"), nil
+}
+
+// KillsCounted takes in how many there were in a scope, from who had its KillCounter.
+func (s *System) KillsCounted(cgroupPath string, n uint64) {
+	s.kills.Lock()
+	defer s.kills.Unlock()
+	if k := s.kills.slices[path.Dir(cgroupPath)]; k != nil {
+		k.known[cgroupPath] = n
+	}
 }
 
 // forgetSlice ends what is known of a slice that is gone.

@@ -106,7 +106,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 // connect greets the keeper; where nobody answers it starts one. A keeper that
 // is being killed may still accept: what counts is its answer.
 func (c *Client) connect(ctx context.Context) (*link, error) {
-	l, err := c.greet(ctx)
+	l, err := c.greet(ctx, greetBound)
 	switch {
 	case err == nil:
 		return l, nil
@@ -121,7 +121,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 		return nil, err
 	}
 	c.starts.Add(1)
-	if l, err = c.greet(ctx); err != nil {
+	if l, err = c.greet(ctx, beginBound); err != nil {
 		return nil, fmt.Errorf("cannot reach the keeper just started (see %s): %w", c.cfg.LogPath, err)
 	}
 	return l, nil
@@ -133,12 +133,12 @@ func nobodyThere(err error) bool {
 }
 
 // greet connects and says hello. The link comes also with errHung, ended.
-func (c *Client) greet(ctx context.Context) (*link, error) {
+func (c *Client) greet(ctx context.Context, bound time.Duration) (*link, error) {
 	fd, err := dial(c.cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, greetBound, errHung)
+	ctx, cancel := context.WithTimeoutCause(ctx, bound, errHung)
 	defer cancel()
 	pid := peerPID(fd)
 	l := newLink(fd, c.exited)

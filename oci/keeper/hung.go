@@ -19,6 +19,9 @@ import (
 const (
 	// greetBound is how long a keeper that accepted may take to say hello.
 	greetBound = 5 * time.Second
+	// beginBound is how long one may take that was started just now: on a machine with
+	// too much to do, as while it boots, a program takes seconds to be read and to run.
+	beginBound = 25 * time.Second
 	// answerBound is how long one may take for an answer, beside the time that a
 	// spawn was given.
 	answerBound = 5 * time.Second

@@ -178,7 +178,7 @@ func (k *keeper) send(fd int, m *message, fds []int) {
 	k.sendMu.Lock()
 	defer k.sendMu.Unlock()
 	k.mu.Lock()
-	here := k.peer == fd
+	here := fd >= 0 && k.peer == fd
 	k.mu.Unlock()
 	if !here {
 		return

@@ -90,6 +90,9 @@ type Exit struct {
 	At time.Time `json:"at"`
 	// Unknown says why nobody could see the status; "" if it was seen.
 	Unknown string `json:"unknown,omitempty"`
+	// Kills is what FDKills said at that time: how many processes of its control group
+	// had been killed for want of memory. nil: it was not kept, or gone already.
+	Kills *uint64 `json:"kills,omitempty"`
 }
 
 // Names of kept descriptors with a meaning to the keeper.
@@ -102,6 +105,7 @@ const (
 	FDLog      = "log"
 	FDStashOut = "stash-stdout" // a file that output passes through, see stash.go
 	FDStashErr = "stash-stderr"
+	FDKills    = "kills" // memory.events of a control group that systemd removes
 )
 
 // A spawnResult is how a program went, in the terms of program.Result.
