@@ -138,7 +138,14 @@ func notifyWith(state string, rights []byte) error {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &bound); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
-	return os.NewSyscallError("sendmsg", unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, unix.MSG_NOSIGNAL))
+	for end := time.Now().Add(notifyBound); ; {
+		err := unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, unix.MSG_NOSIGNAL)
+		// With a time limit it is not restarted after a signal (signal(7)), such as
+		// those of Go's scheduler.
+		if err != unix.EINTR || time.Now().After(end) {
+			return os.NewSyscallError("sendmsg", err)
+		}
+	}
 }
 
 // ownGroups gives serve and keeper a control group each, below that of the unit, if

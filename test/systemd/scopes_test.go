@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +32,7 @@ func TestScopes(t *testing.T) {
 		t.Run(name, func(t *testing.T) { scope(t, pod) })
 	}
 	t.Run("out of memory", func(t *testing.T) { outOfMemory(t, pods) })
+	t.Run("out of memory, daemon away", func(t *testing.T) { outOfMemoryAway(t, pods) })
 	t.Run("systemd hangs", func(t *testing.T) { hungSystemd(t, pods) })
 	group := cgroup(t, own.Run("last", i.Image("busybox"), []string{"/bin/workload", "sleep-forever"}))
 	for _, pod := range []*harness.Pod{own, pods} {
@@ -95,7 +97,7 @@ func scope(t *testing.T, pod *harness.Pod) {
 }
 
 // outOfMemory: systemd removes a scope's group as soon as its last process has
-// ended; the count is read before.
+// ended; the kills in it were counted before, or are known from the slice.
 func outOfMemory(t *testing.T, pod *harness.Pod) {
 	for n := range 3 {
 		c := pod.Run("oom-"+strconv.Itoa(n), pod.Image("busybox"), []string{"/bin/workload", "eat-memory", "200000000"}, limits(32<<20))
@@ -104,6 +106,45 @@ func outOfMemory(t *testing.T, pod *harness.Pod) {
 		}
 		c.Remove()
 	}
+}
+
+// outOfMemoryAway: several containers of one pod run out of memory at once, and one
+// is killed by somebody, while there is no daemon: the keeper has counted.
+func outOfMemoryAway(t *testing.T, pod *harness.Pod) {
+	gate := t.TempDir()
+	volume := func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = append(c.Mounts, &runtimeapi.Mount{HostPath: gate, ContainerPath: "/gate"})
+	}
+	wait := "until [ -e /gate/open ]; do sleep 0.1; done; exec /bin/workload eat-memory 200000000"
+	var hungry []*harness.Container
+	for n := range 4 {
+		hungry = append(hungry, pod.Run("hungry-"+strconv.Itoa(n), pod.Image("busybox"), []string{"sh", "-c", wait}, limits(32<<20), volume))
+	}
+	killed := pod.Run("killed", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"})
+	pids := []int{killed.PID()}
+	for _, c := range hungry {
+		pids = append(pids, c.PID())
+	}
+	systemctl(t, "stop", unit)
+	if err := os.WriteFile(filepath.Join(gate, "open"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	pod.Wait("the containers' end", func() bool { return !slices.ContainsFunc(pids, harness.Alive) })
+	systemctl(t, "start", unit)
+	pod.Reconnect()
+	for _, c := range hungry {
+		if st := c.WaitExit(); st.Reason != "OOMKilled" {
+			t.Errorf("%s ended with %s %d %s", c.Config.Metadata.Name, st.Reason, st.ExitCode, st.Message)
+		}
+		c.Remove()
+	}
+	if st := killed.WaitExit(); st.Reason != "Error" || st.ExitCode != 137 {
+		t.Errorf("what was killed ended with %s %d %s", st.Reason, st.ExitCode, st.Message)
+	}
+	killed.Remove()
 }
 
 // hungSystemd puts sockets that never answer in the place of systemd's: containers

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -160,6 +161,7 @@ func TestUnit(t *testing.T) {
 	i := install(t, "cgroupfs")
 	systemctl(t, "start", unit)
 	i.Reconnect()
+	asWritten(t)
 	n := populate(t, i)
 	n.untouched(t, "the start")
 	n.ownGroups(t)
@@ -190,6 +192,21 @@ func TestUnit(t *testing.T) {
 	n.pod.Stop()
 	n.pod.Remove()
 	n.Wait("systemd to forget the descriptors", func() bool { return stored(t) == 0 })
+}
+
+// asWritten asks systemd what it made of the unit.
+func asWritten(t *testing.T) {
+	t.Helper()
+	for property, want := range map[string]string{"Type": "notify", "NotifyAccess": "main", "KillMode": "process", "OOMPolicy": "continue",
+		"Delegate": "yes", "Restart": "always", "FileDescriptorStoreMax": "16384", "WatchdogUSec": "1min", "TasksMax": "infinity",
+		"OOMScoreAdjust": "-999", "LimitNOFILE": "1048576"} {
+		if got := show(t, property); got != want {
+			t.Errorf("%s is %q, wanted %q", property, got, want)
+		}
+	}
+	if before := strings.Fields(show(t, "Before")); !slices.Contains(before, "kubelet.service") {
+		t.Errorf("it starts before %q, not before the kubelet", before)
+	}
 }
 
 // stored is how many descriptors systemd holds.
@@ -232,7 +249,8 @@ func (n *node) ownGroups(t *testing.T) {
 	}
 }
 
-// TestWatchdog stops the daemon, not ends it: systemd puts another in its place.
+// TestWatchdog has the daemon hang, and then fail its check of itself: systemd puts
+// another in its place. One that works is left alone.
 func TestWatchdog(t *testing.T) {
 	i := install(t, "cgroupfs")
 	dropIn := "/etc/systemd/system/" + unit + ".d/watchdog.conf"
@@ -259,8 +277,28 @@ func TestWatchdog(t *testing.T) {
 	if err := syscall.Kill(first, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	n.Wait("the watchdog", func() bool { pid := mainPID(t); return pid != 0 && pid != first && show(t, "ActiveState") == "active" })
+	second := n.another(t, first)
 	n.untouched(t, "the watchdog")
+
+	// Nobody reaches a daemon whose socket is gone, the kubelet as little as itself.
+	if err := os.Remove(i.Socket()); err != nil {
+		t.Fatal(err)
+	}
+	n.another(t, second)
+	n.untouched(t, "a failed check")
+	if out, err := exec.Command("journalctl", "-u", unit, "--no-pager").Output(); err != nil || !strings.Contains(string(out), "the self-check failed") {
+		t.Errorf("the daemon does not say that its check failed: %v", err)
+	}
 	n.pod.Stop()
 	n.pod.Remove()
+}
+
+// another waits until the watchdog has put another daemon in the place of one.
+func (n *node) another(t *testing.T, before int) (pid int) {
+	t.Helper()
+	n.Wait("the watchdog", func() bool {
+		pid = mainPID(t)
+		return pid != 0 && pid != before && show(t, "ActiveState") == "active"
+	})
+	return pid
 }
