@@ -307,14 +307,9 @@ func (k *keeper) resume(state *handover) (end bool) {
 		unix.CloseOnExec(s.PidFD)
 		k.reapLater(spawned{spawnResult: spawnResult{PID: s.PID}, pidfd: s.PidFD})
 	}
-	var told []*held
 	for _, i := range state.Items {
-		h, err := k.resumeItem(i)
-		if err != nil {
+		if err := k.resumeItem(i); err != nil {
 			fmt.Fprintf(os.Stderr, "keeper: cannot go on with %s: %v\n", i.ID, err)
-		}
-		if h != nil && h.Exit != nil {
-			told = append(told, h)
 		}
 	}
 	if state.Peer < 0 {
@@ -325,15 +320,23 @@ func (k *keeper) resume(state *handover) (end bool) {
 	reply := k.hello()
 	reply.Seq = state.Seq
 	k.send(state.Peer, reply, nil)
-	for _, h := range told { // perhaps a second time
-		k.tellExit(h)
+	for _, h := range k.all() { // perhaps a second time; or it ended just now, when there was no peer yet
+		if k.hasExited(h) {
+			k.tellExit(h)
+		}
 	}
 	return k.talk(state.Peer)
 }
 
-func (k *keeper) resumeItem(i handedItem) (*held, error) {
+func (k *keeper) hasExited(h *held) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return h.Exit != nil
+}
+
+func (k *keeper) resumeItem(i handedItem) error {
 	if len(i.FDs) != len(i.Names) {
-		return nil, errors.New("its descriptors are missing")
+		return errors.New("its descriptors are missing")
 	}
 	for _, fd := range i.FDs {
 		unix.CloseOnExec(fd)
@@ -345,10 +348,10 @@ func (k *keeper) resumeItem(i handedItem) (*held, error) {
 	k.mu.Unlock()
 	pidfd, running := h.fds[FDPid]
 	if !running || h.Exit != nil {
-		return h, nil
+		return nil
 	}
 	if err := k.startLogs(h, i.Rests); err != nil {
-		return h, err
+		return err
 	}
 	for stream, fds := range i.Taps {
 		for _, fd := range fds {
@@ -359,7 +362,7 @@ func (k *keeper) resumeItem(i handedItem) (*held, error) {
 	}
 	if h.seen != nil {
 		go k.finish(h)
-		return h, nil
+		return nil
 	}
-	return h, k.watch(h, pidfd)
+	return k.watch(h, pidfd)
 }
