@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -20,7 +21,7 @@ import (
 )
 
 // sessionBound is how long a session's end may take.
-const sessionBound = 30 * time.Second
+var sessionBound = harness.Long(30 * time.Second)
 
 // dial connects from where the runtime is.
 func (n *node) dial(address string) net.Conn {

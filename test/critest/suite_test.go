@@ -107,7 +107,7 @@ func (n *node) pull(ref string) (id string) {
 
 // ctx bounds one call.
 func (n *node) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Long(time.Minute))
 	n.Cleanup(cancel)
 	return ctx
 }
@@ -308,7 +308,7 @@ func (p *pod) look(text string, opts ...containerOption) string {
 // eventually asks again and again, since the API has no call that waits.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(harness.Long(30 * time.Second))
 	for !cond() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)

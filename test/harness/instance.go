@@ -47,6 +47,10 @@ var slow = func() time.Duration {
 	return time.Duration(n)
 }()
 
+// Long is a bound that a test gives to what it does by itself: d, and longer on an
+// emulated machine.
+func Long(d time.Duration) time.Duration { return d * slow }
+
 // An Instance is one running cri-box with everything around it.
 type Instance struct {
 	T testing.TB

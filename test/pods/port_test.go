@@ -46,7 +46,7 @@ func TestPortProtocols(t *testing.T) {
 
 // echo sends a datagram and wants it back.
 func echo(conn net.Conn) error {
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(harness.Long(10 * time.Second)))
 	if _, err := conn.Write([]byte("ask")); err != nil {
 		return err
 	}

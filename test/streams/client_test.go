@@ -22,7 +22,7 @@ import (
 )
 
 // bound is how long a test waits for what a stream should bring.
-const bound = 20 * time.Second
+var bound = harness.Long(20 * time.Second)
 
 // dial connects to a streaming URL from the node.
 func dial(t testing.TB, i *harness.Instance, link string) (net.Conn, *url.URL) {
