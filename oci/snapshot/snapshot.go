@@ -284,7 +284,8 @@ func (s *Store) put(diffID digest.Digest, dir string, info Info) (Info, error) {
 		return Info{}, fmt.Errorf("cannot keep layer %s: %w", diffID, err)
 	}
 	if err := SyncDir(filepath.Join(s.dir, layersDir)); err != nil {
-		return Info{}, fmt.Errorf("cannot keep layer %s: %w", diffID, err)
+		// Whoever gets the layer next finds its place free.
+		return Info{}, errors.Join(fmt.Errorf("cannot keep layer %s: %w", diffID, err), os.Rename(s.path(diffID), dir))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
