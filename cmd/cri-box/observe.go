@@ -37,6 +37,9 @@ func (d *daemon) objects() (list []metrics.Object) {
 			list = append(list, object("container", c.State, c.Doing))
 		}
 	}
+	for _, p := range d.images.Doing() {
+		list = append(list, metrics.Object{Kind: "pull", Stage: p.Stage, Since: p.Since})
+	}
 	return list
 }
 

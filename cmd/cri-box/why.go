@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/sandbox"
 	"github.com/spf13/cobra"
 )
@@ -21,12 +23,13 @@ type report struct {
 	Recovering bool              `json:"recovering"`
 	Network    string            `json:"network"` // "" when ready
 	Pods       []sandbox.Account `json:"pods"`
+	Pulls      []image.Doing     `json:"pulls,omitempty"`
 	Failures   []failure         `json:"failures"`
 }
 
 // serveWhy answers from memory: it waits for no pod, disk, or plugin.
 func (d *daemon) serveWhy(w http.ResponseWriter, _ *http.Request) {
-	r := report{Recovering: !d.recovered.Load(), Pods: d.sandboxes.Accounts(), Failures: d.failures.list()}
+	r := report{Recovering: !d.recovered.Load(), Pods: d.sandboxes.Accounts(), Pulls: d.images.Doing(), Failures: d.failures.list()}
 	if err := d.network.Ready(); err != nil {
 		r.Network = err.Error()
 	}
@@ -35,11 +38,11 @@ func (d *daemon) serveWhy(w http.ResponseWriter, _ *http.Request) {
 
 func whyCommand(n *node) *cobra.Command {
 	return &cobra.Command{
-		Use:   "why [POD]",
+		Use:   "why [POD|IMAGE]",
 		Short: "Say why a pod is not up: its step, for how long, the last error, what to do",
 		Long: "Say how a pod stands: the step at which it is and for how long, its containers,\n" +
-			"the last error, and what to do next. Without a name: every pod that is at a step\n" +
-			"or had an error.",
+			"the last error, and what to do next; or where the pull of an image stands. Without\n" +
+			"a name: every pod that is at a step or had an error, and every pull under way.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return n.withClient(whyBound, func(ctx context.Context, c *client) error { return c.why(ctx, strings.Join(args, "")) })
@@ -58,7 +61,7 @@ func (c *client) why(ctx context.Context, ref string) error {
 		return fmt.Errorf("cannot read the daemon's answer: %w", err)
 	}
 	r.choose(ref)
-	if ref != "" && len(r.Pods)+len(r.Failures) == 0 {
+	if ref != "" && len(r.Pods)+len(r.Pulls)+len(r.Failures) == 0 {
 		return fmt.Errorf("the daemon knows no pod %q and no error of one: if the kubelet should have made it, look at the kubelet's log; `cri-box pods` lists pods", ref)
 	}
 	if c.format == "json" {
@@ -91,6 +94,7 @@ func (r *report) choose(ref string) {
 		}
 	}
 	r.Pods, r.Failures = pods, failures
+	r.Pulls = slices.DeleteFunc(r.Pulls, func(p image.Doing) bool { return ref != "" && ref != p.Image })
 }
 
 func (r *report) print() {
@@ -117,7 +121,11 @@ func (r *report) print() {
 			f.print()
 		}
 	}
-	if len(r.Pods)+len(r.Failures) == 0 {
+	for _, p := range r.Pulls {
+		fmt.Printf("pull of %s\n", visible(p.Image))
+		printStage(&sandbox.Stage{Name: p.Stage, Since: p.Since})
+	}
+	if len(r.Pods)+len(r.Pulls)+len(r.Failures) == 0 {
 		fmt.Println("No pod is at a step, and none had an error since the daemon began.")
 	}
 }

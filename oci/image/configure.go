@@ -17,8 +17,8 @@ func (s *Store) Configure(config Config) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	s.live.Store(&settings{config, pinned})
 	images := s.now.Load().images()
 	for id, img := range images {

@@ -59,7 +59,7 @@ type stored struct {
 	manifest, config []byte
 }
 
-// database is images.db. Its methods are called with Store.mu held, apart from
+// database is images.db. Its methods are called with Store.changes held, apart from
 // raw and size.
 type database struct {
 	bolt *bbolt.DB
@@ -145,27 +145,18 @@ func isShort(path string) bool {
 	return err == nil && info.Size() < 2*int64(os.Getpagesize())
 }
 
-// prepare makes the buckets, checks the version and reads every page.
+// prepare makes the buckets where they are missing, checks the version and reads
+// every page. Of a database that is as it should be it writes nothing: a start
+// does not wait for the disk.
 func (d *database) prepare() error {
-	err := d.bolt.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(metaBucket)
-		if err != nil {
-			return err
-		}
-		for _, name := range [][]byte{recordsBucket, manifestsBucket, configsBucket} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		version := meta.Get(versionKey)
-		if version == nil {
-			return meta.Put(versionKey, []byte(strconv.Itoa(databaseVersion)))
-		}
-		if n, err := strconv.Atoi(string(version)); err != nil || n != databaseVersion {
-			return fmt.Errorf("%w: it has version %.20q, this program knows %d", errBroken, version, databaseVersion)
-		}
-		return nil
+	complete := false
+	err := d.bolt.View(func(tx *bbolt.Tx) (err error) {
+		complete, err = isComplete(tx)
+		return err
 	})
+	if err == nil && !complete {
+		err = d.bolt.Update(makeBuckets)
+	}
 	if err != nil {
 		return err
 	}
@@ -175,6 +166,36 @@ func (d *database) prepare() error {
 		}
 		return nil
 	})
+}
+
+// isComplete tells whether everything that makeBuckets makes is there.
+func isComplete(tx *bbolt.Tx) (bool, error) {
+	for _, name := range [][]byte{metaBucket, recordsBucket, manifestsBucket, configsBucket} {
+		if tx.Bucket(name) == nil {
+			return false, nil
+		}
+	}
+	version := tx.Bucket(metaBucket).Get(versionKey)
+	if version == nil {
+		return false, nil
+	}
+	if n, err := strconv.Atoi(string(version)); err != nil || n != databaseVersion {
+		return false, fmt.Errorf("%w: it has version %.20q, this program knows %d", errBroken, version, databaseVersion)
+	}
+	return true, nil
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{metaBucket, recordsBucket, manifestsBucket, configsBucket} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	meta := tx.Bucket(metaBucket)
+	if meta.Get(versionKey) != nil {
+		return nil
+	}
+	return meta.Put(versionKey, []byte(strconv.Itoa(databaseVersion)))
 }
 
 func (d *database) close() error { return d.bolt.Close() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +24,8 @@ type flight struct {
 	done   chan struct{}
 	err    error // valid once done is closed
 	bytes  atomic.Int64
+	synced atomic.Pointer[time.Time] // since when it waits for the disk
+	there  atomic.Bool
 	cancel context.CancelFunc
 	users  int // guarded by Store.flightsMu
 }
@@ -37,7 +40,7 @@ func (s *Store) getLayer(ctx context.Context, j *job, i int, diffID digest.Diges
 			return nil
 		}
 		f, mine := s.join(ctx, j, desc, diffID)
-		j.bytes[i].Store(&f.bytes)
+		j.layers[i].Store(f)
 		err := s.await(ctx, f)
 		if err == nil {
 			j.done.Add(1)
@@ -65,7 +68,8 @@ func (s *Store) join(ctx context.Context, j *job, desc ocispec.Descriptor, diffI
 	s.flights[key] = f
 	go func() {
 		defer cancel()
-		f.err = s.download(ctx, j.src, desc, diffID, &f.bytes)
+		f.err = s.download(ctx, j.src, desc, diffID, f)
+		f.there.Store(f.err == nil)
 		s.flightsMu.Lock()
 		if s.flights[key] == f {
 			delete(s.flights, key)
@@ -98,17 +102,19 @@ func (s *Store) await(ctx context.Context, f *flight) error {
 
 // download gets one layer, when there is a place for it. The place is free again
 // once the files are written: layers are synced together.
-func (s *Store) download(ctx context.Context, src source, desc ocispec.Descriptor, diffID digest.Digest, bytes *atomic.Int64) error {
+func (s *Store) download(ctx context.Context, src source, desc ocispec.Descriptor, diffID digest.Digest, f *flight) error {
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	staged, err := s.write(ctx, src, desc, diffID, bytes)
+	staged, err := s.write(ctx, src, desc, diffID, &f.bytes)
 	<-s.slots
 	if err != nil {
 		return err
 	}
+	now := time.Now()
+	f.synced.Store(&now)
 	_, err = staged.Commit(ctx)
 	return err
 }

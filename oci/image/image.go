@@ -107,8 +107,12 @@ type Store struct {
 	flightsMu sync.Mutex
 	flights   map[flightKey]*flight
 
-	mu    sync.Mutex // one change at a time; guards what follows
-	db    *database
+	// changes are made one at a time: of the database, which waits for the disk, and
+	// of the index. Nobody needs it to use an image.
+	changes sync.Mutex
+	db      *database
+
+	mu    sync.Mutex // guards usage, together with the index: never held over a sync
 	usage *references
 	work  sync.WaitGroup // deletions under way
 }

@@ -41,8 +41,8 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot pull image: %w", err)
 	}
-	ended := s.traffic.begin()
-	img, err := s.pull(ctx, named, auth, progress)
+	p, ended := s.traffic.begin(named.String())
+	img, err := s.pull(ctx, p, named, auth, progress)
 	ended(err)
 	if err != nil {
 		return Image{}, cleanError(ctx, named.String(), err, auth)
@@ -50,7 +50,7 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress func(
 	return img, nil
 }
 
-func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
+func (s *Store) pull(ctx context.Context, p *pulling, named reference.Named, auth *Auth, progress func(Progress)) (Image, error) {
 	reg, err := s.openRegistry(ctx, named, auth)
 	if err != nil {
 		return Image{}, err
@@ -60,9 +60,11 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 	if err != nil {
 		return Image{}, err
 	}
+	p.at(stageVerify)
 	if err := s.verify(ctx, named, top); err != nil {
 		return Image{}, err
 	}
+	p.at(stageRead)
 	names := labelsFor(named, top.Digest)
 	if img, ok, err := s.relabel(named.Name()+"@"+top.Digest.String(), names); ok || err != nil {
 		return img, err
@@ -72,6 +74,8 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, pro
 		return Image{}, err
 	}
 	job := newJob(c, reg, auth)
+	job.at = p.at
+	p.job.Store(job)
 	stop := job.report(progress)
 	defer stop()
 	defer s.traffic.fetching(job)()
@@ -102,11 +106,12 @@ type job struct {
 	auth    Auth // the zero value without credentials
 	total   int64
 	done    atomic.Int64
-	bytes   []atomic.Pointer[atomic.Int64] // for each layer, what came of it
+	layers  []atomic.Pointer[flight] // for each layer, what brings it
+	at      func(stage string)
 }
 
 func newJob(c *content, src source, auth *Auth) *job {
-	j := &job{content: c, src: src, bytes: make([]atomic.Pointer[atomic.Int64], len(c.layers))}
+	j := &job{content: c, src: src, layers: make([]atomic.Pointer[flight], len(c.layers)), at: func(string) {}}
 	if auth != nil {
 		j.auth = *auth
 	}
@@ -120,8 +125,10 @@ func newJob(c *content, src source, auth *Auth) *job {
 func (s *Store) ingest(ctx context.Context, j *job, l labels) (Image, error) {
 	holder := fmt.Sprintf("pull %d", s.pulls.Add(1))
 	s.Hold(holder, j.content.config.RootFS.DiffIDs)
+	j.at(stageLayers)
 	img, err := s.getAll(ctx, j)
 	if err == nil {
+		j.at(stageRecord)
 		img, err = s.commit(img, j.content, l)
 	}
 	if err != nil {
@@ -178,17 +185,36 @@ func (s *Store) newImage(c *content) (Image, error) {
 
 // finished counts a layer that is there.
 func (j *job) finished(i int, size int64) {
-	n := new(atomic.Int64)
-	n.Store(size)
-	j.bytes[i].Store(n)
+	f := new(flight)
+	f.bytes.Store(size)
+	f.there.Store(true)
+	j.layers[i].Store(f)
 	j.done.Add(1)
 }
 
+// syncing says since when every layer that is not there waits for the disk; the
+// zero time if that is not so.
+func (j *job) syncing() (since time.Time) {
+	for i := range j.layers {
+		f := j.layers[i].Load()
+		if f != nil && f.there.Load() {
+			continue
+		}
+		if f == nil || f.synced.Load() == nil {
+			return time.Time{}
+		}
+		if at := *f.synced.Load(); at.After(since) {
+			since = at
+		}
+	}
+	return since
+}
+
 func (j *job) progress() Progress {
-	p := Progress{Total: j.total, Done: int(j.done.Load()), Layers: len(j.bytes)}
-	for i := range j.bytes {
-		if n := j.bytes[i].Load(); n != nil {
-			p.Bytes += n.Load()
+	p := Progress{Total: j.total, Done: int(j.done.Load()), Layers: len(j.layers)}
+	for i := range j.layers {
+		if f := j.layers[i].Load(); f != nil {
+			p.Bytes += f.bytes.Load()
 		}
 	}
 	return p

@@ -167,8 +167,8 @@ func (s *Store) Remove(ref string) error {
 }
 
 func (s *Store) forget(ref string) (purge func() error, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	img, ok := s.Resolve(ref)
 	if !ok {
 		return func() error { return nil }, nil
@@ -178,6 +178,8 @@ func (s *Store) forget(ref string) (purge func() error, err error) {
 	}
 	images := s.now.Load().images()
 	delete(images, img.ID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.now.Store(newIndex(images))
 	s.usage.drop(img.Layers)
 	return s.sweep(img.Layers), nil
@@ -186,23 +188,19 @@ func (s *Store) forget(ref string) (purge func() error, err error) {
 // commit records an image under new names. An image that is there already keeps
 // its manifest and its size.
 func (s *Store) commit(img Image, c *content, l labels) (Image, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	if have, known := s.Resolve(img.ID); known {
 		return s.name(have, l, change{})
 	}
-	img, err := s.name(img, l, change{add: &stored{id: img.ID, manifest: c.rawManifest, config: c.rawConfig}})
-	if err == nil {
-		s.usage.add(img.Layers)
-	}
-	return img, err
+	return s.name(img, l, change{add: &stored{id: img.ID, manifest: c.rawManifest, config: c.rawConfig}})
 }
 
 // relabel gives the image that has one name further ones, if there is such an
 // image: a name with a digest, which the registry has just confirmed.
 func (s *Store) relabel(name string, l labels) (img Image, ok bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	if img, ok = s.Resolve(name); !ok {
 		return Image{}, false, nil
 	}
@@ -211,7 +209,7 @@ func (s *Store) relabel(name string, l labels) (img Image, ok bool, err error) {
 }
 
 // name gives an image names, which other images lose, and writes that down
-// together with what else changes. The caller holds mu.
+// together with what else changes. The caller holds changes.
 func (s *Store) name(img Image, l labels, c change) (Image, error) {
 	c.records = map[string]record{}
 	images := s.now.Load().images()
@@ -230,7 +228,12 @@ func (s *Store) name(img Image, l labels, c change) (Image, error) {
 	if err := s.db.apply(c); err != nil {
 		return Image{}, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.now.Store(newIndex(images))
+	if c.add != nil {
+		s.usage.add(img.Layers)
+	}
 	return img, nil
 }
 

@@ -1,6 +1,12 @@
 package image
 
-import "sync"
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // Traffic is what pulls do and did since the store was opened. Sizes are bytes,
 // compressed.
@@ -13,19 +19,79 @@ type Traffic struct {
 
 // traffic counts it.
 type traffic struct {
-	mu   sync.Mutex
-	jobs map[*job]struct{}
-	past Traffic
+	mu      sync.Mutex
+	running map[*pulling]struct{}
+	jobs    map[*job]struct{}
+	past    Traffic
+}
+
+// A Doing is where a pull is that is under way, and since when.
+type Doing struct {
+	Image string    `json:"image"`
+	Stage string    `json:"stage"`
+	Since time.Time `json:"since"`
+}
+
+// The stages of a pull.
+const (
+	stageResolve = "ask registry"
+	stageVerify  = "verify"
+	stageRead    = "read manifest"
+	stageLayers  = "get layers"
+	stageSync    = "sync layers" // every layer that is missing waits for the disk
+	stageRecord  = "write record"
+)
+
+// A pulling is a pull that is under way.
+type pulling struct {
+	doing atomic.Pointer[Doing]
+	job   atomic.Pointer[job] // once there is one
+}
+
+func (p *pulling) at(stage string) {
+	d := *p.doing.Load()
+	d.Stage, d.Since = stage, time.Now()
+	p.doing.Store(&d)
+}
+
+// now is where it is.
+func (p *pulling) now() Doing {
+	d := *p.doing.Load()
+	if j := p.job.Load(); j != nil && d.Stage == stageLayers {
+		if since := j.syncing(); !since.IsZero() {
+			d.Stage, d.Since = stageSync, since
+		}
+	}
+	return d
+}
+
+// Doing lists the pulls that are under way, the oldest stage first. It reads memory
+// only.
+func (s *Store) Doing() (list []Doing) {
+	s.traffic.mu.Lock()
+	defer s.traffic.mu.Unlock()
+	for p := range s.traffic.running {
+		list = append(list, p.now())
+	}
+	slices.SortFunc(list, func(a, b Doing) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Image, b.Image)) })
+	return list
 }
 
 // begin counts a pull; ended must be called with its result.
-func (t *traffic) begin() (ended func(error)) {
+func (t *traffic) begin(name string) (p *pulling, ended func(error)) {
+	p = new(pulling)
+	p.doing.Store(&Doing{name, stageResolve, time.Now()})
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.running == nil {
+		t.running = map[*pulling]struct{}{}
+	}
+	t.running[p] = struct{}{}
 	t.past.Running++
-	return func(err error) {
+	return p, func(err error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		delete(t.running, p)
 		t.past.Running--
 		if err == nil {
 			t.past.OK++

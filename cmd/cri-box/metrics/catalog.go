@@ -28,7 +28,7 @@ var metrics = []entry{
 	{callsFlying, 0, []string{"method"}, "CRI calls that are being answered."},
 	{"cri_box_pods", prometheus.GaugeValue, []string{"state"}, "Pods: ready or not_ready."},
 	{"cri_box_containers", prometheus.GaugeValue, []string{"state"}, "Containers: created, running or exited."},
-	{"cri_box_stage_objects", prometheus.GaugeValue, []string{"object", "stage"}, "Pods and containers that are at this stage of going up or down."},
+	{"cri_box_stage_objects", prometheus.GaugeValue, []string{"object", "stage"}, "Pods and containers at this stage of going up or down, and pulls at theirs."},
 	{"cri_box_stage_age_seconds", prometheus.GaugeValue, []string{"object", "stage"}, "How long the one that is longest at this stage has been there. `cri-box why` names it."},
 	{"cri_box_events_lost_total", prometheus.CounterValue, nil, "Container events that slow readers did not get."},
 	{"cri_box_recovering", prometheus.GaugeValue, nil, "1 while the daemon still reads its records."},

@@ -8,7 +8,7 @@ import (
 
 // Sources are where a scrape reads. Each answers from memory, waiting for nothing.
 type Sources struct {
-	// Objects are all pods and containers.
+	// Objects are all pods and containers, and the pulls under way.
 	Objects func() []Object
 	// Counts are single numbers, by the name of their metric.
 	Counts func() map[string]float64
@@ -18,7 +18,8 @@ type Sources struct {
 	Pulls func() Pulls
 }
 
-// An Object is a pod or container. Stage is "" when it is not on its way up or down.
+// An Object is a pod or container, or the pull of an image, which has a stage only.
+// Stage is "" when a pod or container is not on its way up or down.
 type Object struct {
 	Kind, State string
 	Stage       string
@@ -68,7 +69,9 @@ func putObjects(list []Object, put func(name string, value float64, labels ...st
 		{"container", "created"}: 0, {"container", "running"}: 0, {"container", "exited"}: 0}
 	count, oldest := map[place]int{}, map[place]time.Duration{}
 	for _, o := range list {
-		states[place{o.Kind, o.State}]++
+		if o.State != "" {
+			states[place{o.Kind, o.State}]++
+		}
 		if at := (place{o.Kind, o.Stage}); o.Stage != "" {
 			count[at]++
 			oldest[at] = max(oldest[at], time.Since(o.Since))
