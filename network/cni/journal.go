@@ -140,10 +140,12 @@ func (j *journal) save(one attachment) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.dir.WriteFile(one.Pod+".tmp", data, 0o600); err != nil {
-		return fmt.Errorf("cannot write CNI attachment: %w", err)
+	temporary := one.Pod + ".tmp"
+	if err = j.dir.WriteFile(temporary, data, 0o600); err == nil {
+		err = j.dir.Rename(temporary, one.Pod)
 	}
-	if err := j.dir.Rename(one.Pod+".tmp", one.Pod); err != nil {
+	if err != nil {
+		j.dir.Remove(temporary)
 		return fmt.Errorf("cannot write CNI attachment: %w", err)
 	}
 	j.byID[one.Pod] = &one

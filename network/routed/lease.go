@@ -293,10 +293,13 @@ func leave[K comparable](index map[K][]string, key K, id string) {
 
 // writeLocked replaces a file whole. No fsync: a power cut ends the pods too.
 func (l *leases) writeLocked(name string, data []byte) error {
-	if err := l.dir.WriteFile(name+".tmp", data, 0o600); err != nil {
-		return fmt.Errorf("cannot write lease: %w", err)
+	temporary := name + ".tmp"
+	err := l.dir.WriteFile(temporary, data, 0o600)
+	if err == nil {
+		err = l.dir.Rename(temporary, name)
 	}
-	if err := l.dir.Rename(name+".tmp", name); err != nil {
+	if err != nil {
+		l.dir.Remove(temporary)
 		return fmt.Errorf("cannot write lease: %w", err)
 	}
 	return nil
