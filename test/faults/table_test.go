@@ -11,12 +11,16 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
+	"github.com/cri-box/cri-box/test/supervise"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) {
+	supervise.Main()
+	harness.Main(m)
+}
 
 // TestEveryStep has each step of a pod's life fail, be wrong, be slow, or be the
 // last thing that serve or the keeper lived to see; the kubelet tries again, and
@@ -68,9 +72,9 @@ type life struct {
 	image  string
 }
 
-func newLife(t *testing.T) *life {
+func newLife(t *testing.T, opts ...harness.Option) *life {
 	dir := t.TempDir()
-	i := harness.New(t, harness.Env("CRIBOX_FAULTS="+dir))
+	i := harness.New(t, append(opts, harness.Env("CRIBOX_FAULTS="+dir))...)
 	return &life{Instance: i, t: t, faults: dir, image: i.Image("probe")}
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/image/imagetest"
+	"github.com/cri-box/cri-box/test/supervise"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -47,7 +48,7 @@ const points = 1500
 
 // live is a life of images: pulled, pulled again, removed.
 func live(host, root string) error {
-	if err := beRecorded(3); err != nil {
+	if err := supervise.Begin(3, true, supervise.Calls); err != nil {
 		return err
 	}
 	r, w, err := os.Pipe()

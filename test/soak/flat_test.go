@@ -3,6 +3,7 @@ package soak_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -18,22 +19,23 @@ import (
 // figures are what must not grow, while no pod is there.
 type figures struct {
 	goroutines, descriptors, processes int
-	memory                             int64 // bytes: proportional set size of serve, keeper and spawners
+	held                               int64 // bytes: proportional set size of serve, keeper and spawners
+	memory                             int64 // bytes: that without what serve's heap holds beside what lives in it
 	disk, files                        int64 // bytes and names below root and state, without logs
 }
 
 func (f figures) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors, %d processes, %.1f MiB of memory, %.1f MiB on disk in %d files",
-		f.goroutines, f.descriptors, f.processes, float64(f.memory)/(1<<20), float64(f.disk)/(1<<20), f.files)
+	return fmt.Sprintf("%d goroutines, %d descriptors, %d processes, %.1f MiB of memory (%.1f with garbage), %.1f MiB on disk in %d files",
+		f.goroutines, f.descriptors, f.processes, float64(f.memory)/(1<<20), float64(f.held)/(1<<20), float64(f.disk)/(1<<20), f.files)
 }
 
-// What may be more at the end than at the beginning: idle connections and what the
-// runtime keeps of its heap.
+// What may be more at the end than at the beginning: idle connections, and memory of
+// the runtime's own.
 const (
 	moreGoroutines  = 10
 	moreDescriptors = 10
 	moreProcesses   = 1
-	moreMemory      = 12 << 20
+	moreMemory      = 5 << 20
 	moreDisk        = 1 << 20
 )
 
@@ -77,12 +79,13 @@ func (s *soak) look() (f figures) {
 	keeper := s.Keeper()
 	ours := append([]int{s.PID(), keeper}, harness.Children(keeper)...)
 	f.processes = len(ours)
+	garbage := s.garbage()
 	for _, pid := range ours {
 		fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		f.descriptors += len(fds)
-		f.memory += pss(pid)
+		f.held += pss(pid)
 	}
-	f.goroutines = s.goroutines()
+	f.goroutines, f.memory = s.goroutines(), f.held-garbage
 	for _, dir := range []string{s.State, s.Root} {
 		filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 			if err != nil || strings.HasSuffix(name, ".log") {
@@ -110,25 +113,47 @@ func pss(pid int) int64 {
 	return 0
 }
 
-// goroutines asks serve, which collects its garbage for that.
-func (s *soak) goroutines() int {
+// goroutines are serve's.
+func (s *soak) goroutines() (n int) {
+	s.T.Helper()
+	text := s.profile("goroutine?debug=1")
+	if _, err := fmt.Sscanf(text, "goroutine profile: total %d", &n); err != nil {
+		s.T.Fatalf("cannot read the number of goroutines: %v", err)
+	}
+	return n
+}
+
+// garbage is what serve's heap holds beside what lives in it after a collection: a
+// busy daemon collects late, an idle one gives memory back from time to time.
+func (s *soak) garbage() int64 {
+	s.T.Helper()
+	stats := map[string]int64{}
+	for line := range strings.Lines(s.profile("heap?gc=1&debug=1")) {
+		if f := strings.Fields(line); len(f) == 4 && f[0] == "#" && f[2] == "=" {
+			stats[f[1]], _ = strconv.ParseInt(f[3], 10, 64)
+		}
+	}
+	if stats["HeapAlloc"] == 0 || stats["HeapSys"] == 0 {
+		s.T.Fatal("cannot read the size of the heap")
+	}
+	return stats["HeapSys"] - stats["HeapReleased"] - stats["HeapAlloc"]
+}
+
+// profile is one of serve's, as text.
+func (s *soak) profile(name string) string {
 	s.T.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(s.State, "admin.sock"))
 	}}}
-	resp, err := client.Get("http://daemon/debug/pprof/heap?gc=1&debug=1")
-	if err == nil {
-		resp.Body.Close()
-		resp, err = client.Get("http://daemon/debug/pprof/goroutine?debug=1")
-	}
+	resp, err := client.Get("http://daemon/debug/pprof/" + name)
 	if err != nil {
 		s.T.Fatal(err)
 	}
 	defer resp.Body.Close()
-	n := 0
-	if _, err := fmt.Fscanf(resp.Body, "goroutine profile: total %d", &n); err != nil {
-		s.T.Fatalf("cannot read the number of goroutines: %v", err)
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.T.Fatal(err)
 	}
-	return n
+	return string(text)
 }
