@@ -69,10 +69,13 @@ func launch(cfg Config) error {
 // ownEnv is the environment of keeper and spawners: empty, but for how often they
 // collect garbage, where somebody set that.
 func ownEnv() []string {
-	if v := os.Getenv("GOGC"); v != "" {
-		return []string{"GOGC=" + v}
+	env := []string{}
+	for _, name := range []string{"GOGC", without} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
 	}
-	return []string{}
+	return env
 }
 
 // cloneBinary opens the binary in a way that nobody, not even the host's root

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -156,12 +158,23 @@ func (w *waiter) zombieStatus() (syscall.WaitStatus, error) {
 	return syscall.WaitStatus(status), nil
 }
 
+// without has pidfd-info among what this kernel shall be taken not to have, as in
+// oci/mount.
+const without = "CRI_BOX_WITHOUT"
+
+func pidfdInfo(pidfd int, info *unix.PidfdInfo) error {
+	if slices.Contains(strings.Split(os.Getenv(without), ","), "pidfd-info") {
+		return unix.ENOTTY
+	}
+	return unix.IoctlPidfdInfo(pidfd, info)
+}
+
 // infoStatus asks the kernel what it keeps for a reaped process (PIDFD_GET_INFO
 // with PIDFD_INFO_EXIT, Linux 6.15).
 func (w *waiter) infoStatus() (status syscall.WaitStatus, err error) {
 	ctl := w.raw.Control(func(fd uintptr) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err = unix.IoctlPidfdInfo(int(fd), &info); err != nil {
+		if err = pidfdInfo(int(fd), &info); err != nil {
 			err = fmt.Errorf("the keeper that was its parent is dead, and this kernel does not keep the status (PIDFD_GET_INFO, Linux 6.15): %w", err)
 			return
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/test/harness"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -50,6 +51,51 @@ func TestTargetAsOnAnOlderKernel(t *testing.T) {
 	}))
 	equal(t, "process 1", debug.MustExec("cat", "/proc/1/comm"), "workload\n")
 	equal(t, "masked file", debug.MustExec("cat", "/proc/keys"), "")
+}
+
+// TestEndWithoutKeeper: a container ends, and is reaped by another, while no keeper
+// is there. Its exit code is known where the kernel keeps it.
+func TestEndWithoutKeeper(t *testing.T) {
+	for name, without := range map[string]string{"as it is": "", "on an older kernel": "pidfd-info"} {
+		t.Run(name, func(t *testing.T) {
+			i := harness.New(t, harness.Env(mount.Without+"="+without))
+			c := i.RunPod().Run("c", i.Image(busybox), sleeper)
+			pid := c.PID()
+			signal(t, i.PID(), unix.SIGSTOP) // it would start another keeper
+			i.KillKeeper()
+			signal(t, pid, unix.SIGKILL)
+			i.Wait("the container's end", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+			signal(t, i.PID(), unix.SIGCONT)
+			status := c.WaitExit()
+			if without == "" && keepsExit(t) {
+				equal(t, "exit code", status.ExitCode, 137)
+				return
+			}
+			equal(t, "exit code", status.ExitCode, 255)
+			equal(t, "reason", status.Reason, "Unknown")
+			if !strings.Contains(status.Message, "the keeper that was its parent is dead") {
+				t.Errorf("the message is %q", status.Message)
+			}
+		})
+	}
+}
+
+func signal(t *testing.T, pid int, s unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepsExit asks this kernel (PIDFD_GET_INFO, Linux 6.15).
+func keepsExit(t *testing.T) bool {
+	t.Helper()
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	return unix.IoctlPidfdInfo(fd, &unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}) == nil
 }
 
 func holdsMountNamespace(t *testing.T, pid int) bool {
