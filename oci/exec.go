@@ -200,8 +200,8 @@ func (s *Session) Kill() error {
 	return s.groups.WaitEmpty(ctx, s.path)
 }
 
-// signalGroup is PIDFD_SIGNAL_PROCESS_GROUP (linux/pidfd.h).
-const signalGroup = 1 << 2
+// pidfdGroup is PIDFD_SIGNAL_PROCESS_GROUP (linux/pidfd.h).
+const pidfdGroup = 1 << 2
 
 // HangUp takes the command's streams away and sends SIGHUP: with a terminal the
 // kernel does, to its session; else we do, to its process group.
@@ -215,14 +215,25 @@ func (s *Session) HangUp() error {
 		return nil // it has ended
 	}
 	defer f.Close()
-	err = unix.PidfdSendSignal(int(f.Fd()), unix.SIGHUP, nil, signalGroup)
-	if errors.Is(err, unix.EINVAL) { // Linux before 6.9
-		err = unix.PidfdSendSignal(int(f.Fd()), unix.SIGHUP, nil, 0)
-	}
-	if err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := s.signalGroup(f, unix.SIGHUP); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("cannot signal the command: %w", err)
 	}
 	return nil
+}
+
+// signalGroup signals the command's process group, whose first process it is. Before
+// Linux 6.9 that goes by number; it is still the command's if the command was there
+// just before.
+func (s *Session) signalGroup(pidfd *os.File, sig unix.Signal) error {
+	if !mount.SwitchedOff("signal-group") {
+		if err := unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, pidfdGroup); !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), 0, nil, 0); err != nil {
+		return err
+	}
+	return unix.Kill(-s.PID, sig)
 }
 
 func (s *Session) closeStreams() {

@@ -50,6 +50,7 @@ func facilities() []facility {
 		}, "no container with a seccomp profile can start, not even with RuntimeDefault"},
 		{"clone3 with CLONE_INTO_CGROUP", true, cloneIntoCgroup, "no container can be born into its control group"},
 		{"cgroup.kill", false, cgroupKill, "a container's processes are frozen and killed one by one"},
+		{"signals to process groups by pidfd", false, signalGroup, "the process group of a command whose client is gone is signalled by its number"},
 		{"overlay layers by descriptor (lowerdir+): " + string(f.Layers), false, func() error { return has(f.Layers != mount.LayersByMount) },
 			"an image is mounted in a mount namespace of its own first, which takes a little longer"},
 		{"volatile overlay mounts", false, func() error { return has(f.Volatile) }, "a container's end waits until what it wrote is on the disk"},
@@ -117,6 +118,20 @@ func exitByPidfd() error {
 	defer unix.Close(fd)
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	return unix.IoctlPidfdInfo(fd, &info)
+}
+
+// signalGroup sends its own group nothing (PIDFD_SIGNAL_PROCESS_GROUP, linux/pidfd.h).
+func signalGroup() error {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const processGroup = 1 << 2
+	if err := unix.PidfdSendSignal(fd, 0, nil, processGroup); !errors.Is(err, unix.ESRCH) { // it leads none
+		return err
+	}
+	return nil
 }
 
 // errNoRoot: the daemon cannot work as who it was started.

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -45,10 +46,15 @@ type Features struct {
 // pidns.
 const Without = "CRI_BOX_WITHOUT"
 
+func switchedOff() []string { return strings.Split(os.Getenv(Without), ",") }
+
+// SwitchedOff says whether Without names what is not for Detect: signal-group.
+func SwitchedOff(name string) bool { return slices.Contains(switchedOff(), name) }
+
 // Detect tries this kernel's features, once per process.
 var Detect = sync.OnceValue(func() Features {
 	f := probe()
-	for _, name := range strings.Split(os.Getenv(Without), ",") {
+	for _, name := range switchedOff() {
 		switch name {
 		case "lowerdir+fd":
 			f.Layers, f.DetachedLayers = LayersByPath, false

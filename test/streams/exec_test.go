@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/test/harness"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
@@ -87,6 +88,29 @@ func TestExecTTY(t *testing.T) {
 	})
 }
 
+// alone waits until nothing of a command is left in the container, which had before
+// processes.
+func alone(t *testing.T, c *harness.Container, before int, what string) {
+	t.Helper()
+	c.Wait(what+": the end of the command", func() bool { return processes(t, c) == before })
+	// Where a child was still dying, the next command removes the group.
+	c.Wait(what+": the groups of commands to go", func() bool {
+		c.MustExec("/bin/true")
+		return len(groupsIn(t, group(t, c, "cgroup.kill"))) == 0
+	})
+}
+
+// TestExecClientGoesOnAnOlderKernel: SIGHUP reaches all of the command's group.
+func TestExecClientGoesOnAnOlderKernel(t *testing.T) {
+	i := harness.New(t, harness.Env(mount.Without+"=signal-group"))
+	c := i.RunPod().Run("c", i.Image(busybox), sleeper)
+	before := processes(t, c)
+	s := exec(t, c, streams{Stdout: true}, sh("echo ready; sleep 1000; sleep 1001")...)
+	s.until(s.stdout, "ready")
+	s.vanish()
+	alone(t, c, before, "no terminal")
+}
+
 // TestExecClientGoes: what a command gets when its client dies, with and without
 // a terminal, also while its input is blocked.
 func TestExecClientGoes(t *testing.T) {
@@ -95,12 +119,7 @@ func TestExecClientGoes(t *testing.T) {
 	before := processes(t, c)
 	alone := func(what string) {
 		t.Helper()
-		i.Wait(what+": the end of the command", func() bool { return processes(t, c) == before })
-		// Where a child was still dying, the next command removes the group.
-		i.Wait(what+": the groups of commands to go", func() bool {
-			c.MustExec("/bin/true")
-			return len(groupsIn(t, group(t, c, "cgroup.kill"))) == 0
-		})
+		alone(t, c, before, what)
 	}
 	s := exec(t, c, streams{Stdin: true, Stdout: true, TTY: true}, sh("echo ready; sleep 1000; sleep 1001")...)
 	s.until(s.stdout, "ready")
