@@ -10,6 +10,7 @@ package network
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 )
 
@@ -20,12 +21,19 @@ var ErrPortTaken = errors.New("host port is taken")
 // ErrNoAddress is wrapped by Attach's error when the pod range is used up.
 var ErrNoAddress = errors.New("no free address")
 
+// ErrNotReady is wrapped by Attach's error when no pod may start; see Ready.
+var ErrNotReady = errors.New("the network is not ready")
+
 // A Network connects pods. All methods may be called concurrently.
 type Network interface {
 	// Attach connects a pod and returns what it got. It is idempotent by pod id:
 	// a second call, also by a later process, gives the same addresses. After an
 	// error the caller undoes with Detach.
 	Attach(ctx context.Context, pod Pod) (Result, error)
+	// Ahead makes what a pod's link consists of before there is a pod, in a new
+	// network namespace: what it returns goes to Attach with that namespace
+	// (Pod.Link), or is closed and ends with it. Nil: nothing is made ahead.
+	Ahead(ctx context.Context, netns int) (io.Closer, error)
 	// Detach takes the pods' ports, routes and addresses back. It needs no memory
 	// beyond the ids, does what it can for each and joins the errors; an id that
 	// was never attached is no error. The pod's own interface ends with its
@@ -51,6 +59,9 @@ type Pod struct {
 	// NetNS is an open descriptor of the pod's network namespace. It stays the
 	// caller's and is used only during the call.
 	NetNS int
+	// Link is what Ahead made in NetNS; nil: nothing is there. Attach takes it over
+	// whatever comes of the call.
+	Link io.Closer
 	// NetNSPath is where that namespace is pinned, for plugins that are given a
 	// path. May be empty with the embedded network.
 	NetNSPath string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -127,6 +128,7 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	m.podKeys[podKey(c)] = p.ID
 	m.mu.Unlock()
 	up := &podUp{Manager: m, entry: e, pod: *p}
+	defer m.spaces.ahead.Fill() // now nobody waits for what that takes
 	if err := run(waits.At(ctx, &e.stage.waits), up.steps(), atStage(&e.stage)); err != nil {
 		if !leftBehind(err) {
 			m.forgetPod(p) // else the retry, or reconciling, tries again
@@ -157,6 +159,7 @@ type podUp struct {
 	entry *podEntry
 	pod   Pod
 	later map[string]string // sysctls that need the pod's interface
+	link  io.Closer         // made ahead with the namespaces; nil: there is none, or the pod has it
 }
 
 // steps are what a pod consists of, in the order in which it is made.
@@ -173,7 +176,7 @@ func (u *podUp) hostSteps() []step {
 	id := u.pod.ID
 	return u.faulty("pod", []step{
 		{"write files", u.writeFiles, nil},
-		{"make namespaces", u.makeNamespaces, func(context.Context) error { return u.dropNamespaces(id) }},
+		{"make namespaces", u.makeNamespaces, func(context.Context) error { return errors.Join(u.dropLink(), u.dropNamespaces(id)) }},
 		{"pin network namespace", u.pin, func(context.Context) error { return netns.Unpin(u.NetNSPath(id)) }},
 		{"attach network", u.attach, func(ctx context.Context) error { return u.cfg.Network.Detach(ctx, id) }},
 	})
@@ -217,6 +220,15 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		files["shm"] = shm
 	}
 	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
+}
+
+// dropLink closes a link that the pod was not attached by: it would keep the
+// namespace alive.
+func (u *podUp) dropLink() error {
+	if u.link == nil {
+		return nil
+	}
+	return u.link.Close()
 }
 
 // newShm makes a pod's /dev/shm, of which each container gets a clone.
@@ -273,9 +285,6 @@ func (u *podUp) attach(ctx context.Context) error {
 	if u.pod.hostNetwork() {
 		return nil
 	}
-	if err := u.cfg.Network.Ready(); err != nil {
-		return fmt.Errorf("the network is not ready: %w: %w", err, ErrUnavailable)
-	}
 	net, err := u.cfg.Custody.FD(u.pod.ID, "net")
 	if err != nil {
 		return err
@@ -292,10 +301,13 @@ func (u *podUp) attach(ctx context.Context) error {
 	}
 	u.pod.Network, err = u.cfg.Network.Attach(ctx, network.Pod{
 		ID: u.pod.ID, Namespace: c.GetMetadata().GetNamespace(), Name: c.GetMetadata().GetName(), UID: c.GetMetadata().GetUid(),
-		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Ports: ports,
+		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Link: u.link, Ports: ports,
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Bandwidth: limits, CgroupParent: u.pod.CgroupParent,
 		DNS: network.DNS{Servers: c.GetDnsConfig().GetServers(), Searches: c.GetDnsConfig().GetSearches(), Options: c.GetDnsConfig().GetOptions()},
 	})
+	if errors.Is(err, network.ErrNotReady) {
+		return fmt.Errorf("%w: %w", err, ErrUnavailable)
+	}
 	if err != nil {
 		return err
 	}

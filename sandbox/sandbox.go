@@ -34,6 +34,7 @@ import (
 	"github.com/cri-box/cri-box/oci/label"
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Config is what a Manager stands on. What it points to stays the caller's.
@@ -151,8 +152,8 @@ type spaces struct {
 	ahead netns.Pool  // makes some before they are asked for
 }
 
-// podsAhead is for how many pods namespaces are made ahead; each holds some
-// 300 KiB of the kernel's memory.
+// podsAhead is for how many pods namespaces and links are made ahead; each holds
+// some 300 KiB of the kernel's memory.
 const podsAhead = 4
 
 // A podEntry is a pod's place in memory.
@@ -190,7 +191,11 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
 	m.SetPolicy(cfg.Policy)
-	m.spaces.ahead.Size = podsAhead
+	m.spaces.ahead.Size, m.spaces.ahead.Connect = podsAhead, cfg.Network.Ahead
+	var err error
+	if m.spaces.ahead.Sysctls, err = spec.Sysctls(&runtimeapi.PodSandboxConfig{}); err != nil {
+		return nil, err
+	}
 	m.spaces.ahead.Fill()
 	m.exits.init()
 	m.events.init()

@@ -38,6 +38,7 @@ func (u *podUp) newNamespaces(ctx context.Context, opts netns.Options) (map[stri
 	if err != nil {
 		return nil, err
 	}
+	u.link = set.Link
 	return set.Files(), nil
 }
 

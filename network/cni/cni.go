@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -121,6 +122,9 @@ func (t *Timing) fill() {
 
 // SetPodCIDR sets what plugins with the capability ipRanges get.
 func (n *Network) SetPodCIDR(cidrs []netip.Prefix) { n.cidrs.Store(&cidrs) }
+
+// Ahead implements network.Network: plugins are told of pods only.
+func (n *Network) Ahead(context.Context, int) (io.Closer, error) { return nil, nil }
 
 // Attach implements network.Network: ADD.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -143,20 +144,45 @@ func (n *Network) useCNI() bool {
 	return false
 }
 
+// Ahead implements network.Network.
+func (n *Network) Ahead(ctx context.Context, netns int) (io.Closer, error) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.useCNI() || n.embedded == nil {
+		return nil, nil
+	}
+	return n.embedded.Ahead(ctx, netns)
+}
+
 // Attach implements network.Network.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
 	if n.useCNI() {
-		if err := n.noteServed(); err != nil {
-			return network.Result{}, err
-		}
-		return n.cni.Attach(ctx, pod)
+		return n.attachCNI(ctx, pod)
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if n.embedded == nil {
-		return network.Result{}, errNoCIDR
+		return network.Result{}, fmt.Errorf("%w: %w", network.ErrNotReady, errNoCIDR)
 	}
 	return n.embedded.Attach(ctx, pod)
+}
+
+// attachCNI gives plugins an empty namespace: what the embedded network made in it
+// before they came is removed.
+func (n *Network) attachCNI(ctx context.Context, pod network.Pod) (network.Result, error) {
+	if link, ok := pod.Link.(*routed.Link); ok {
+		pod.Link = nil
+		if err := link.Remove(); err != nil {
+			return network.Result{}, err
+		}
+	}
+	if err := n.cni.Ready(); err != nil {
+		return network.Result{}, fmt.Errorf("%w: %w", network.ErrNotReady, err)
+	}
+	if err := n.noteServed(); err != nil {
+		return network.Result{}, err
+	}
+	return n.cni.Attach(ctx, pod)
 }
 
 // Detach implements network.Network: a pod that one of the two does not know is

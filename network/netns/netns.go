@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"runtime"
@@ -40,12 +41,18 @@ type Options struct {
 // keep the namespaces alive; those not asked for are nil.
 type Set struct {
 	Net, IPC, UTS *os.File
+	// Link is what Pool.Connect made in Net, nil where it made nothing. It keeps the
+	// namespace alive, too.
+	Link io.Closer
 }
 
 // Close drops the references. The kernel takes a network namespace down, with
 // the interfaces in it, some 10 ms after its last reference is gone.
 func (s *Set) Close() error {
 	var errs []error
+	if s.Link != nil {
+		errs = append(errs, s.Link.Close())
+	}
 	for _, f := range []*os.File{s.Net, s.IPC, s.UTS} {
 		if f != nil {
 			errs = append(errs, f.Close())

@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -10,13 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Pool has a few sets of namespaces ready: making one takes half a millisecond,
-// most of it in the kernel, which a pod need not wait for. What is ready has no
-// name and no owner; it ends with the process. The zero Pool has none, and New
-// then makes what it gives.
+// A Pool has a few sets of namespaces ready: making one takes a millisecond with
+// its link, most of it in the kernel, which a pod need not wait for. What is ready
+// has no pod's name and no owner; it ends with the process. The zero Pool has none,
+// and New then makes what it gives.
 type Pool struct {
 	// Size is how many are kept ready.
 	Size int
+	// Sysctls are those of net.* that nearly every pod has.
+	Sysctls map[string]string
+	// Connect makes what a pod's link consists of in a network namespace; it may make
+	// nothing. What it returns is the set's Link.
+	Connect func(ctx context.Context, netns int) (io.Closer, error)
 
 	mu      sync.Mutex
 	ready   []*Set
@@ -26,18 +32,21 @@ type Pool struct {
 }
 
 // New is as the function New; a pod with all three namespaces gets them from the
-// pool, if there are any.
+// pool, if there are any. Who took one calls Fill when its pod need not wait any
+// more.
 func (p *Pool) New(ctx context.Context, opts Options) (*Set, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	if opts.NoNet || !opts.IPC || !opts.UTS {
+	rest, fits := p.fits(opts)
+	if !fits {
 		return New(ctx, opts)
 	}
 	set := p.take()
 	if set == nil {
 		return New(ctx, opts)
 	}
+	opts.Sysctls = rest
 	if err := set.settle(opts, settle); err != nil {
 		set.Close()
 		return nil, err
@@ -45,15 +54,40 @@ func (p *Pool) New(ctx context.Context, opts Options) (*Set, error) {
 	return set, nil
 }
 
-// take gives a set, nil if none is ready, and has the next one made.
+// fits says whether what is ready will do, and which sysctls are left to be written.
+// Those of net.* have to be there first: a link takes over what they are when it is
+// made.
+func (p *Pool) fits(opts Options) (rest map[string]string, fits bool) {
+	if opts.NoNet || !opts.IPC || !opts.UTS || opts.Owner != 0 {
+		return nil, false
+	}
+	for key, value := range p.Sysctls {
+		if opts.Sysctls[key] != value {
+			return nil, false
+		}
+	}
+	rest = map[string]string{}
+	for key, value := range opts.Sysctls {
+		if _, set := p.Sysctls[key]; set {
+			continue
+		}
+		if namespaceOf(sysctlPath(key)) == "net" {
+			return nil, false
+		}
+		rest[key] = value
+	}
+	return rest, true
+}
+
+// take gives a set, nil if none is ready: the oldest, whose link is up for longest.
 func (p *Pool) take() *Set {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var set *Set
-	if n := len(p.ready); n > 0 {
-		set, p.ready = p.ready[n-1], p.ready[:n-1]
+	if len(p.ready) == 0 {
+		return nil
 	}
-	p.fillLocked()
+	set := p.ready[0]
+	p.ready = p.ready[1:]
 	return set
 }
 
@@ -77,7 +111,7 @@ func (p *Pool) fillLocked() {
 func (p *Pool) fill() {
 	defer p.fillers.Done()
 	for {
-		set, err := New(context.Background(), Options{IPC: true, UTS: true})
+		set, err := p.make(context.Background())
 		p.mu.Lock()
 		if err == nil && !p.closed {
 			p.ready = append(p.ready, set)
@@ -96,6 +130,18 @@ func (p *Pool) fill() {
 			return
 		}
 	}
+}
+
+func (p *Pool) make(ctx context.Context) (*Set, error) {
+	set, err := New(ctx, Options{IPC: true, UTS: true, Sysctls: p.Sysctls})
+	if err != nil || p.Connect == nil {
+		return set, err
+	}
+	if set.Link, err = p.Connect(ctx, int(set.Net.Fd())); err != nil {
+		set.Link = nil
+		slog.Warn("cannot connect a namespace ahead", "err", err) // a pod that needs it says so
+	}
+	return set, nil
 }
 
 // Close drops what is ready and waits for what is being made.

@@ -1,6 +1,8 @@
 package routed_test
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/cri-box/cri-box/network"
@@ -9,8 +11,17 @@ import (
 )
 
 func TestContract(t *testing.T) {
+	networktest.Contract(t, opener(func(_ testing.TB, n *routed.Network) network.Network { return n }))
+}
+
+// TestContractWithLinksMadeAhead is the same with every link made before its pod.
+func TestContractWithLinksMadeAhead(t *testing.T) {
+	networktest.Contract(t, opener(func(t testing.TB, n *routed.Network) network.Network { return ahead{n, t} }))
+}
+
+func opener(as func(testing.TB, *routed.Network) network.Network) func(t testing.TB) network.Network {
 	dirs := map[testing.TB]string{}
-	networktest.Contract(t, func(t testing.TB) network.Network {
+	return func(t testing.TB) network.Network {
 		if dirs[t] == "" {
 			dirs[t] = t.TempDir()
 		}
@@ -18,6 +29,23 @@ func TestContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return n
-	})
+		return as(t, n)
+	}
+}
+
+// ahead makes a link for each namespace that has none.
+type ahead struct {
+	*routed.Network
+	t testing.TB
+}
+
+func (a ahead) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
+	link, err := a.Ahead(ctx, pod.NetNS)
+	switch {
+	case err == nil:
+		pod.Link = link
+	case !strings.Contains(err.Error(), "not ours"): // the pod is attached already
+		a.t.Error(err)
+	}
+	return a.Network.Attach(ctx, pod)
 }

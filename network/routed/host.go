@@ -6,31 +6,67 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // defaultMTU is Ethernet's, for a host that has no way out yet.
 const defaultMTU = 1500
 
-// forward makes the host forward packets of these families, and tells what it had
-// to change; twice is a no-op.
-func forward(pools []pool) error {
-	for _, p := range pools {
-		if p.prefix.Addr().Is4() {
-			if err := tellSysctl("net/ipv4/ip_forward", "1"); err != nil {
-				return err
-			}
+// A forwarding is whether the host forwards packets: the kernel's files for it, which
+// stay open to be read again. They are those of the thread's namespace.
+type forwarding struct{ files []*sysctl }
+
+type sysctl struct {
+	fd int
+	on func() error
+}
+
+// ensure makes the host forward packets of these families, and tells what it had to
+// change; twice is a no-op.
+func (f *forwarding) ensure(pools []pool) error {
+	if f.files == nil {
+		if err := f.open(pools); err != nil {
+			f.close()
+			return err
+		}
+	}
+	for _, s := range f.files {
+		var value [1]byte
+		if n, err := unix.Pread(s.fd, value[:], 0); err == nil && n == 1 && value[0] == '1' {
 			continue
 		}
-		if err := forward6(); err != nil {
+		if err := s.on(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (f *forwarding) open(pools []pool) error {
+	for _, p := range pools {
+		key, on := "net/ipv6/conf/all/forwarding", forward6
+		if p.prefix.Addr().Is4() {
+			key, on = "net/ipv4/ip_forward", func() error { return tellSysctl("net/ipv4/ip_forward", "1") }
+		}
+		fd, err := unix.Open("/proc/sys/"+key, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot read sysctl %s: %w", key, err)
+		}
+		f.files = append(f.files, &sysctl{fd, on})
+	}
+	return nil
+}
+
+func (f *forwarding) close() {
+	for _, s := range f.files {
+		unix.Close(s.fd)
+	}
+	f.files = nil
 }
 
 // forward6 keeps the host's own IPv6: the moment it forwards, the kernel drops
@@ -98,13 +134,15 @@ func setSysctl(key, value string) error {
 // uplinkMTU is the MTU of the interface by which the host reaches the world. The
 // addresses are documentation's (RFC 5737, RFC 3849): only a default route leads
 // to them. Nothing is sent.
-func uplinkMTU(handle *netlink.Handle) int {
+func uplinkMTU(rt *socket) int {
 	for _, far := range []string{"198.51.100.1", "2001:db8:ffff::1"} {
-		routes, err := handle.RouteGet(net.ParseIP(far))
-		if err != nil || len(routes) == 0 {
+		index, err := rt.wayTo(netip.MustParseAddr(far))
+		if err != nil {
 			continue
 		}
-		link, err := handle.LinkByIndex(routes[0].LinkIndex)
+		b := &batch{}
+		b.add(unix.RTM_GETLINK, 0, linkHead(index, 0), "find interface %d", index)
+		link, err := rt.oneLink(b)
 		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 {
 			return link.Attrs().MTU
 		}

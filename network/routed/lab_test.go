@@ -29,6 +29,7 @@ type lab struct {
 	node, outside int
 	net           *Network
 	nextPod       int
+	sets          map[int]*netns.Set // by descriptor
 }
 
 const (
@@ -77,8 +78,21 @@ func (l *lab) namespace() int {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { set.Close() })
-	return int(set.Net.Fd())
+	ns := int(set.Net.Fd())
+	if l.sets == nil {
+		l.sets = map[int]*netns.Set{}
+	}
+	l.sets[ns] = set
+	l.t.Cleanup(func() { l.forget(ns) })
+	return ns
+}
+
+// forget drops a namespace before the test ends.
+func (l *lab) forget(ns int) {
+	if set := l.sets[ns]; set != nil {
+		set.Close()
+		delete(l.sets, ns)
+	}
 }
 
 func (l *lab) in(ns int, fn func() error) {
@@ -104,7 +118,7 @@ func setNeighbour(ip string, mac net.HardwareAddr) error {
 	if err != nil {
 		return err
 	}
-	return netlink.NeighSet(neighbour(link, net.ParseIP(ip), mac))
+	return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(ip), HardwareAddr: mac})
 }
 
 func address(name string, cidrs ...string) error {
@@ -125,7 +139,8 @@ func address(name string, cidrs ...string) error {
 			return err
 		}
 		if ip, _ := netip.AddrFromSlice(addr.IP); ip.Unmap().Is6() {
-			if err := netlink.RouteReplace(localRoute(link, ip)); err != nil {
+			local := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(ip), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
+			if err := netlink.RouteReplace(local); err != nil { // the kernel's own comes later
 				return err
 			}
 		}
@@ -141,6 +156,14 @@ func defaultRoutes(gateways ...string) error {
 		}
 	}
 	return nil
+}
+
+func hostNet(ip netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}
+}
+
+func defaultNet(ip netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: make(net.IP, ip.BitLen()/8), Mask: net.CIDRMask(0, ip.BitLen())}
 }
 
 // A testPod is a pod in a lab.

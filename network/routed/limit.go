@@ -43,7 +43,7 @@ func (w *wire) limit(b network.Bandwidth) error {
 func (w *wire) shape(link netlink.Link, bits uint64) error {
 	rate := bits / 8
 	burst := uint32(min(max(rate/10, 64<<10), 1<<30))
-	err := w.host.QdiscReplace(&netlink.Tbf{
+	err := w.handle.QdiscReplace(&netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       rate, Buffer: netlink.Xmittime(rate, burst), Limit: uint32(min(float64(rate)*queueing+float64(burst), 1<<31)),
 	})
@@ -58,16 +58,16 @@ func (w *wire) limitEgress(bits uint64) error {
 	if err := w.shape(ifb, bits); err != nil {
 		return err
 	}
-	if err := w.host.LinkSetUp(ifb); err != nil {
+	if err := w.handle.LinkSetUp(ifb); err != nil {
 		return fmt.Errorf("cannot bring interface %s up: %w", ifbName(w.name), err)
 	}
 	index := w.hostEnd.Attrs().Index
 	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}}
-	_ = w.host.QdiscDel(ingress) // with the filter of an earlier attempt; mostly there is none
-	if err := w.host.QdiscAdd(ingress); err != nil {
+	_ = w.handle.QdiscDel(ingress) // with the filter of an earlier attempt; mostly there is none
+	if err := w.handle.QdiscAdd(ingress); err != nil {
 		return explainMissing(err, "ingress", "sch_ingress")
 	}
-	err = w.host.FilterAdd(&netlink.U32{
+	err = w.handle.FilterAdd(&netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
 		ClassId:     netlink.MakeHandle(1, 1),
 		Actions:     []netlink.Action{netlink.NewMirredAction(ifb.Attrs().Index)},
@@ -80,10 +80,10 @@ func (w *wire) ifb() (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = ifbName(w.name), w.mtu
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
-	if err := w.host.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := w.handle.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, explainMissing(err, "interface "+attrs.Name, "ifb")
 	}
-	link, err := w.host.LinkByName(attrs.Name)
+	link, err := w.handle.LinkByName(attrs.Name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find interface %s: %w", attrs.Name, err)
 	}

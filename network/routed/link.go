@@ -2,6 +2,7 @@ package routed
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,15 +17,15 @@ import (
 // podLink is the interface's name in every pod; the kubelet's statistics want it.
 const podLink = "eth0"
 
-// gateways answer to nobody: each pod has a permanent neighbour entry for them,
+// The gateways answer to nobody: each pod has a permanent neighbour entry for them,
 // so no packet ever waits for ARP or neighbour discovery.
-var gateways = map[bool]net.IP{true: net.IPv4(169, 254, 1, 1).To4(), false: net.ParseIP("fe80::1")}
+var gateway4, gateway6 = netip.AddrFrom4([4]byte{169, 254, 1, 1}), netip.MustParseAddr("fe80::1")
 
 // hostMAC is the address of every host end; each is alone with its pod.
 var hostMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 
 // multicast6 is all IPv6 multicast.
-var multicast6 = &net.IPNet{IP: net.IP{0xff, 15: 0}, Mask: net.CIDRMask(8, 128)}
+var multicast6 = netip.MustParsePrefix("ff00::/8")
 
 // errRouted says that somebody else on this host has a route to a pod address.
 var errRouted = errors.New("the address is routed elsewhere on this host")
@@ -41,55 +42,77 @@ func podMAC(id string) net.HardwareAddr {
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
-// A wire is one pod's veth while it is being made: both ends with a handle each.
+// A wire is one pod's veth while it is being made: both ends with a socket each.
 type wire struct {
-	name      string // of the host end
+	name      string // what the host's end is found by: its name, or a second one
 	mac       net.HardwareAddr
 	mtu       int
 	netns     int
-	host, pod *netlink.Handle
+	handle    *netlink.Handle // on the host, for what is rare
+	host, pod *socket
 	hostEnd   netlink.Link
 	podEnd    netlink.Link
 }
 
-// make makes the veth straight into the pod's namespace or finds the one that is
-// there already.
+// make makes the veth straight into the pod's namespace, or finds the one that is
+// there already, and brings it up.
 func (w *wire) make() error {
-	veth := w.veth()
-	err := w.host.LinkAdd(veth)
+	err := w.host.do(w.veth(), nil)
 	if errors.Is(err, unix.EEXIST) {
-		if ours, e := w.find(); ours || e != nil {
+		if ours, e := w.find(); e != nil {
 			return e
+		} else if ours {
+			return w.up()
 		}
-		err = w.host.LinkAdd(veth)
+		err = w.host.do(w.veth(), nil)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make interface %s: %w", w.name, err)
+		return err
 	}
-	w.hostEnd = veth // LinkAdd has filled in the index
-	if w.podEnd, err = w.pod.LinkByName(podLink); err != nil {
-		return fmt.Errorf("cannot find %s in the pod: %w", podLink, err)
-	}
-	return nil
+	return w.up()
 }
 
 // veth is the request. One queue each, else the kernel makes one per CPU, with
 // its sysfs entries; traffic between veths uses the CPUs' backlogs anyway.
-func (w *wire) veth() *netlink.Veth {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = w.name, w.mtu, hostMAC
-	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace = podLink, w.mac, netlink.NsFd(w.netns)
-	return veth
+func (w *wire) veth() *batch {
+	b := &batch{}
+	common := func(name string, mac net.HardwareAddr) {
+		b.text(unix.IFLA_IFNAME, name)
+		b.attr(unix.IFLA_ADDRESS, mac)
+		b.number(unix.IFLA_MTU, uint32(w.mtu))
+		b.number(unix.IFLA_NUM_TX_QUEUES, 1)
+		b.number(unix.IFLA_NUM_RX_QUEUES, 1)
+	}
+	b.add(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHead(0, 0), "make interface %s", w.name)
+	common(w.name, hostMAC)
+	b.nest(unix.IFLA_LINKINFO, nil, func() {
+		b.text(unix.IFLA_INFO_KIND, "veth")
+		b.nest(unix.IFLA_INFO_DATA, nil, func() {
+			b.nest(nl.VETH_INFO_PEER, linkHead(0, 0), func() {
+				common(podLink, w.mac)
+				b.number(unix.IFLA_NET_NS_FD, uint32(w.netns))
+			})
+		})
+	})
+	return b
+}
+
+// linkHead is struct ifinfomsg: of the link with that index, or, with 0, of the one
+// that an attribute names. Flags are set, and no others touched.
+func linkHead(index int, flags uint32) []byte {
+	head := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(head[4:], uint32(index))
+	binary.NativeEndian.PutUint32(head[8:], flags)
+	binary.NativeEndian.PutUint32(head[12:], flags) // ifi_change
+	return head
 }
 
 // find says whether host end and pod end exist and belong together. A host end
 // whose pod is gone, which the kernel is about to remove by itself, is removed.
 func (w *wire) find() (bool, error) {
-	host, err := w.host.LinkByName(w.name)
+	host, err := w.handle.LinkByName(w.name)
 	if notFound(err) {
-		if _, e := w.pod.LinkByName(podLink); e == nil {
+		if _, e := w.pod.link(podLink); e == nil {
 			return false, fmt.Errorf("cannot make interface %s: the pod's namespace has an %s that is not ours", w.name, podLink)
 		}
 		return false, nil // it ended meanwhile
@@ -97,136 +120,168 @@ func (w *wire) find() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot find interface %s: %w", w.name, err)
 	}
-	pod, err := w.pod.LinkByName(podLink)
+	pod, err := w.pod.link(podLink)
 	if err == nil && pod.Attrs().ParentIndex == host.Attrs().Index && host.Attrs().ParentIndex == pod.Attrs().Index {
-		w.hostEnd, w.podEnd = host, pod
+		w.mac = pod.Attrs().HardwareAddr
 		return true, nil
 	}
-	if err := w.host.LinkDel(host); err != nil && !gone(err) {
+	if err := w.handle.LinkDel(host); err != nil && !gone(err) {
 		return false, fmt.Errorf("cannot remove old interface %s: %w", w.name, err)
 	}
 	return false, nil
 }
 
+// link finds a link by a name.
+func (s *socket) link(name string) (netlink.Link, error) { return s.linkAfter(&batch{}, name) }
+
+// linkAfter sends a batch and asks for a link at its end.
+func (s *socket) linkAfter(b *batch, name string) (netlink.Link, error) {
+	b.add(unix.RTM_GETLINK, 0, linkHead(0, 0), "find interface %s", name)
+	b.text(unix.IFLA_IFNAME, name)
+	return s.oneLink(b)
+}
+
+// oneLink sends a batch that asks for a link.
+func (s *socket) oneLink(b *batch) (link netlink.Link, err error) {
+	failed := s.do(b, func(kind uint16, data []byte) {
+		if kind == unix.RTM_NEWLINK {
+			link, err = netlink.LinkDeserialize(nil, data)
+		}
+	})
+	if failed != nil || err != nil {
+		return nil, errors.Join(failed, err)
+	}
+	if link == nil {
+		return nil, errors.New("cannot find an interface: the kernel does not answer")
+	}
+	return link, nil
+}
+
 // up brings both ends up, the pod's second: an end that comes up with its peer
 // already up can send at once; the other one has to wait for link watch, a kernel
-// worker. See settle.
-func (w *wire) up() error {
+// worker. Until that has run it drops everything, and a pod that connects at once
+// loses the answer and a second with it. Since 6.8 asking for a link (rtnl_getlink)
+// does that work first; older kernels have mostly done it while the routes were set.
+func (w *wire) up() (err error) {
+	b := &batch{}
 	// No link-local address of its own: it would cost duplicate address detection
 	// and multicast reports for each pod.
-	if err := w.host.LinkSetIP6AddrGenMode(w.hostEnd, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return fmt.Errorf("cannot set up interface %s: %w", w.name, err)
+	b.add(unix.RTM_SETLINK, 0, linkHead(0, 0), "set up interface %s", w.name)
+	b.allow(unix.EAFNOSUPPORT)
+	b.text(unix.IFLA_IFNAME, w.name)
+	b.nest(unix.IFLA_AF_SPEC, nil, func() {
+		b.nest(unix.AF_INET6, nil, func() { b.attr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{nl.IN6_ADDR_GEN_MODE_NONE}) })
+	})
+	b.add(unix.RTM_SETLINK, 0, linkHead(0, unix.IFF_UP), "bring interface %s up", w.name)
+	b.text(unix.IFLA_IFNAME, w.name)
+	if err := w.host.do(b, nil); err != nil {
+		return err
 	}
-	if err := w.host.LinkSetUp(w.hostEnd); err != nil {
-		return fmt.Errorf("cannot bring interface %s up: %w", w.name, err)
+	b = &batch{}
+	b.add(unix.RTM_SETLINK, 0, linkHead(0, unix.IFF_UP), "bring %s up", podLink)
+	b.text(unix.IFLA_IFNAME, podLink)
+	if w.podEnd, err = w.pod.linkAfter(b, podLink); err != nil {
+		return err
 	}
-	if err := w.pod.LinkSetUp(w.podEnd); err != nil {
-		return fmt.Errorf("cannot bring %s up: %w", podLink, err)
-	}
-	return nil
+	w.hostEnd, err = w.host.link(w.name)
+	return err
 }
 
-// settle makes sure that the host's end can send. Until link watch has run it
-// drops everything, and a pod that connects at once loses the answer and a second
-// with it. Since 6.8 asking for a link (rtnl_getlink) does that work first; older
-// kernels have mostly done it while the routes were set.
-func (w *wire) settle() error {
-	if _, err := w.host.LinkByIndex(w.hostEnd.Attrs().Index); err != nil {
-		return fmt.Errorf("cannot find interface %s: %w", w.name, err)
-	}
-	// Each IPv6 interface that can send gets a route for multicast. All have the one
-	// prefix: the kernel looks for its place in a list as long as there are pods, and
-	// walks over them whenever any interface goes up or down. Nobody needs it, there
-	// is no multicast between pod and host. Without IPv6, or before link watch has
-	// run, there is none.
-	_ = w.host.RouteDel(&netlink.Route{LinkIndex: w.hostEnd.Attrs().Index, Dst: multicast6, Table: unix.RT_TABLE_LOCAL})
-	return nil
+// settle takes away what the kernel does for an interface and nobody needs. Each
+// IPv6 interface that can send gets a route for multicast. All have the one prefix:
+// the kernel looks for its place in a list as long as there are pods, and walks over
+// them whenever any interface goes up or down. There is no multicast between pod and
+// host. Without IPv6, or before link watch has run, there is none.
+func (w *wire) settle(b *batch) {
+	b.route(unix.RTM_DELROUTE, 0, route{to: multicast6, table: unix.RT_TABLE_LOCAL, link: w.hostEnd.Attrs().Index})
+	b.allow(unix.ESRCH, unix.ENOENT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENODEV)
 }
 
-// furnishHost gives the host a route and a neighbour for each address.
-func (w *wire) furnishHost(ips []netip.Addr) error {
+// furnishHost gives the host a route and a neighbour for each address. The kernel
+// is the judge of whether an address is free: another instance may use the same
+// range.
+func (w *wire) furnishHost(b *batch, ips []netip.Addr) error {
 	for _, ip := range ips {
-		if err := w.route(ip); err != nil {
-			return err
+		w.addHost(b, ip)
+	}
+	err := w.host.do(b, nil)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	for _, ip := range ips { // which one, and whose is it?
+		one := &batch{}
+		w.addHost(one, ip)
+		err := w.host.do(one, nil)
+		if errors.Is(err, unix.EEXIST) {
+			err = w.mine(ip)
 		}
-		if err := w.host.NeighSet(neighbour(w.hostEnd, ip.AsSlice(), w.mac)); err != nil {
-			return fmt.Errorf("cannot set neighbour %s on %s: %w", ip, w.name, err)
+		if err != nil {
+			return errors.Join(err, w.unroute(ips))
 		}
 	}
 	return nil
 }
 
-// route adds the host's route to the pod. The kernel is the judge of whether the
-// address is free: another instance may use the same range.
-func (w *wire) route(ip netip.Addr) error {
-	want := podRoute(w.hostEnd, ip)
-	err := w.host.RouteAdd(want)
-	if !errors.Is(err, unix.EEXIST) {
-		if err != nil {
-			return fmt.Errorf("cannot add route to %s: %w", ip, err)
-		}
-		return nil
-	}
-	have, err := w.host.RouteGet(ip.AsSlice())
-	if err == nil && len(have) == 1 && have[0].LinkIndex == want.LinkIndex {
+func (w *wire) addHost(b *batch, ip netip.Addr) {
+	index := w.hostEnd.Attrs().Index
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, podRoute(index, ip))
+	b.neighbour(index, ip, w.mac)
+}
+
+// mine says whether the route to an address that there is already is the pod's.
+func (w *wire) mine(ip netip.Addr) error {
+	if link, err := w.host.wayTo(ip); err == nil && link == w.hostEnd.Attrs().Index {
 		return nil
 	}
 	return fmt.Errorf("cannot add route to %s: %w", ip, errRouted)
 }
 
-// podRoute is the host's route to a pod's address.
-func podRoute(hostEnd netlink.Link, ip netip.Addr) *netlink.Route {
-	route := &netlink.Route{LinkIndex: hostEnd.Attrs().Index, Dst: hostNet(ip), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_STATIC}
-	if ip.Is6() {
-		route.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no scope
-	}
-	return route
-}
-
-// furnishPod gives eth0 its addresses, neighbours and default routes.
-func (w *wire) furnishPod(ips []netip.Addr) error {
+// unroute takes the pod's routes back.
+func (w *wire) unroute(ips []netip.Addr) error {
+	b := &batch{}
 	for _, ip := range ips {
-		// nodad: nobody else is on the wire, and DAD takes a second.
-		addr := &netlink.Addr{IPNet: hostNet(ip), Flags: unix.IFA_F_NODAD}
-		if err := w.pod.AddrReplace(w.podEnd, addr); err != nil {
-			return fmt.Errorf("cannot give %s the address %s: %w", podLink, ip, err)
+		b.route(unix.RTM_DELROUTE, 0, podRoute(w.hostEnd.Attrs().Index, ip))
+		b.allow(unix.ESRCH, unix.ENODEV)
+	}
+	return w.host.do(b, nil)
+}
+
+// podRoute is the host's route to a pod's address.
+func podRoute(link int, ip netip.Addr) route {
+	r := route{to: netip.PrefixFrom(ip, ip.BitLen()), link: link, table: unix.RT_TABLE_MAIN, scope: unix.RT_SCOPE_LINK}
+	if ip.Is6() {
+		r.scope = unix.RT_SCOPE_UNIVERSE // IPv6 routes have no scope
+	}
+	return r
+}
+
+// lead gives eth0 the way out: a neighbour and a default route for each family.
+func (w *wire) lead(b *batch, pools []pool) {
+	index := w.podEnd.Attrs().Index
+	for _, p := range pools {
+		any, gateway := netip.PrefixFrom(netip.IPv6Unspecified(), 0), gateway6
+		if p.prefix.Addr().Is4() {
+			any, gateway = netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway4
 		}
+		b.neighbour(index, gateway, hostMAC)
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+			route{to: any, by: gateway, link: index, table: unix.RT_TABLE_MAIN, flags: unix.RTNH_F_ONLINK})
+	}
+}
+
+// address gives eth0 its addresses.
+func (w *wire) address(b *batch, ips []netip.Addr) {
+	index := w.podEnd.Attrs().Index
+	for _, ip := range ips {
+		b.address(index, ip)
 		if ip.Is6() {
-			if err := w.pod.RouteReplace(localRoute(w.podEnd, ip)); err != nil {
-				return fmt.Errorf("cannot add local route of %s: %w", ip, err)
-			}
-		}
-		gateway := gateways[ip.Is4()]
-		if err := w.pod.NeighSet(neighbour(w.podEnd, gateway, hostMAC)); err != nil {
-			return fmt.Errorf("cannot set neighbour %s on %s: %w", gateway, podLink, err)
-		}
-		route := &netlink.Route{LinkIndex: w.podEnd.Attrs().Index, Gw: gateway, Dst: defaultNet(ip)}
-		route.SetFlag(netlink.FLAG_ONLINK)
-		if err := w.pod.RouteReplace(route); err != nil {
-			return fmt.Errorf("cannot add default route by %s: %w", gateway, err)
+			// The kernel adds a local route by itself, but for IPv6 later, in the worker
+			// of duplicate address detection (addrconf_dad_work): until then the first
+			// packets for the pod are lost, and with each a second.
+			b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route{to: netip.PrefixFrom(ip, 128), link: index,
+				table: unix.RT_TABLE_LOCAL, scope: unix.RT_SCOPE_HOST, kind: unix.RTN_LOCAL})
 		}
 	}
-	return nil
-}
-
-func neighbour(link netlink.Link, ip net.IP, mac net.HardwareAddr) *netlink.Neigh {
-	return &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}
-}
-
-// localRoute delivers what is for ip. The kernel adds one by itself, but for IPv6
-// later, in the worker of duplicate address detection (addrconf_dad_work): until
-// then the first packets for the pod are lost, and with each a second.
-func localRoute(link netlink.Link, ip netip.Addr) *netlink.Route {
-	return &netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(ip), Type: unix.RTN_LOCAL,
-		Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
-}
-
-func hostNet(ip netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}
-}
-
-func defaultNet(ip netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: make(net.IP, ip.BitLen()/8), Mask: net.CIDRMask(0, ip.BitLen())}
 }
 
 func notFound(err error) bool {

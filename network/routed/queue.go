@@ -88,21 +88,21 @@ func (q *queue) run() {
 	}
 }
 
-// inside opens a netlink handle in the network namespace ns. Its socket stays
-// there when the thread comes back. To be called from a job.
-func (q *queue) inside(ns int) (*netlink.Handle, error) {
+// inside opens a netlink socket in the network namespace ns. It stays there when
+// the thread comes back. To be called from a job.
+func (q *queue) inside(ns int) (*socket, error) {
 	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("cannot enter the pod's network namespace: %w", err)
 	}
-	handle, err := newHandle()
+	sock, err := openSocket(unix.NETLINK_ROUTE)
 	if e := unix.Setns(q.home, unix.CLONE_NEWNET); e != nil {
 		q.lost = true // the thread is thrown away after this job
-		if handle != nil {
-			handle.Close()
+		if sock != nil {
+			sock.close()
 		}
 		return nil, fmt.Errorf("cannot return to the host's network namespace: %w", e)
 	}
-	return handle, err
+	return sock, err
 }
 
 // newHandle opens a handle in the calling thread's network namespace.

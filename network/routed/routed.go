@@ -16,12 +16,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -62,11 +62,13 @@ type Network struct {
 	closed   atomic.Bool
 
 	flows *flows
+	links links
 
 	// Used only by the queue's thread.
-	mtu  int // of the next pod
-	host *netlink.Handle
-	nft  filter
+	mtu  int             // of the next pod
+	host *netlink.Handle // for what is rare
+	rt   *socket
+	kernelTable
 }
 
 var _ network.Network = (*Network)(nil)
@@ -104,6 +106,12 @@ func (n *Network) open(cfg Config) (err error) {
 	if n.host, err = newHandle(); err != nil {
 		return err
 	}
+	if n.rt, err = openSocket(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if n.nf, err = openSocket(unix.NETLINK_NETFILTER); err != nil {
+		return err
+	}
 	n.flows, err = newFlows()
 	return err
 }
@@ -136,6 +144,10 @@ func pools(cfg Config) ([]pool, error) {
 
 // Attach implements network.Network.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
+	ahead, _ := pod.Link.(*Link)
+	if ahead != nil {
+		defer ahead.Close()
+	}
 	if err := n.usable(pod.ID); err != nil {
 		return network.Result{}, err
 	}
@@ -143,16 +155,20 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 	if err != nil {
 		return network.Result{}, err
 	}
-	held, err := n.leases.claim(pod, ports)
-	if err != nil {
-		return network.Result{}, err
-	}
-	w := &wire{name: n.linkName(pod.ID), mac: podMAC(pod.ID), netns: pod.NetNS}
-	err = n.queue.do(ctx, func() error {
+	var held lease
+	var w *wire
+	err = n.queue.do(ctx, func() (err error) {
+		w = n.wire(n.linkName(pod.ID), podMAC(pod.ID), pod.NetNS)
+		if err := n.ensure(); err != nil { // the table of all pods but this one
+			return notReady(err)
+		}
+		if held, err = n.leases.claim(pod, ports); err != nil {
+			return err
+		}
 		if err := n.checkTaken(ports); err != nil {
 			return err
 		}
-		if err := n.connect(w, &held); err != nil {
+		if err := n.connect(w, &held, ahead); err != nil {
 			return err
 		}
 		return n.publish(w, held)
@@ -161,7 +177,13 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		return network.Result{}, withOwner(err)
 	}
 	n.flows.arrived(held)
-	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.hostEnd.Attrs().MTU}, nil
+	host := w.hostEnd.Attrs()
+	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: host.Name, MAC: w.mac.String(), MTU: host.MTU}, nil
+}
+
+// wire is a veth that is not made yet.
+func (n *Network) wire(name string, mac net.HardwareAddr, netns int) *wire {
+	return &wire{name: name, mac: mac, mtu: n.mtu, netns: netns, handle: n.host, host: n.rt}
 }
 
 // checkTaken refuses ports that somebody beside this instance's pods has.
@@ -182,18 +204,21 @@ func (n *Network) usable(id string) error {
 	return checkID(id)
 }
 
-// connect makes the pod's veth, addresses and routes.
-func (n *Network) connect(w *wire, held *lease) (err error) {
-	w.host, w.mtu = n.host, n.mtu
-	if w.pod, err = n.queue.inside(w.netns); err != nil {
+// connect makes the pod's veth, addresses and routes; of one that was made ahead
+// only what is the pod's own.
+func (n *Network) connect(w *wire, held *lease, ahead *Link) error {
+	taken, err := n.take(w, ahead)
+	if err != nil {
 		return err
 	}
-	defer w.pod.Close()
-	if err := w.make(); err != nil {
-		return err
-	}
-	if err := w.up(); err != nil {
-		return err
+	if !taken {
+		if w.pod, err = n.queue.inside(w.netns); err != nil {
+			return err
+		}
+		defer w.pod.close()
+		if err := w.make(); err != nil {
+			return err
+		}
 	}
 	if err := w.limit(held.Bandwidth); err != nil {
 		return err
@@ -201,17 +226,21 @@ func (n *Network) connect(w *wire, held *lease) (err error) {
 	if err := n.route(w, held); err != nil {
 		return err
 	}
-	if err := w.furnishPod(held.IPs); err != nil {
-		return err
+	b := &batch{}
+	w.address(b, held.IPs)
+	if !taken {
+		w.lead(b, n.pools)
 	}
-	return w.settle()
+	return w.pod.do(b, nil)
 }
 
 // route makes the host's side of the pod's addresses. When one turns out to be in
 // use it takes the next: at most as many as there are.
 func (n *Network) route(w *wire, held *lease) error {
 	for range n.pools[0].size {
-		err := w.furnishHost(held.IPs)
+		b := &batch{}
+		w.settle(b)
+		err := w.furnishHost(b, held.IPs)
 		if !errors.Is(err, errRouted) {
 			return err
 		}
@@ -230,13 +259,13 @@ func (n *Network) publish(w *wire, held lease) error {
 	if n.pools[0].prefix.Addr().Is4() && slices.ContainsFunc(held.Ports, onLoopback) {
 		// So that 127.0.0.1:port on the host leads into this interface; the guard
 		// chain keeps the pod from going the other way.
-		if err := setSysctl("net/ipv4/conf/"+w.name+"/route_localnet", "1"); err != nil {
+		if err := setSysctl("net/ipv4/conf/"+w.hostEnd.Attrs().Name+"/route_localnet", "1"); err != nil {
 			return err
 		}
 	}
-	err := n.nft.do(func(conn *nftables.Conn) error { return n.rules.publish(conn, held) })
+	err := n.change(func(conn *nftables.Conn) error { return n.rules.publish(conn, held) })
 	if errors.Is(err, unix.ENOENT) { // somebody flushed all tables
-		return n.prepare()
+		return n.ensure()
 	}
 	return err
 }
@@ -260,7 +289,7 @@ func (n *Network) detach(ctx context.Context, id string) error {
 	err := n.queue.do(ctx, func() error {
 		var unpublish error
 		if !known || len(held.Ports) > 0 {
-			unpublish = n.nft.do(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, held) })
+			unpublish = n.change(func(conn *nftables.Conn) error { return n.rules.unpublish(conn, held) })
 		}
 		if !known && n.leases.alike(id) {
 			return unpublish
@@ -293,13 +322,8 @@ func (n *Network) cutOff(l lease) error {
 	if len(l.IPs) == 0 { // the lease was lost: what is routed to the interface goes with it
 		return n.down(link)
 	}
-	var errs []error
-	for _, ip := range l.IPs {
-		if err := n.host.RouteDel(podRoute(link, ip)); err != nil && !gone(err) && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("cannot delete route to %s: %w", ip, err))
-		}
-	}
-	return errors.Join(errs...)
+	w := wire{host: n.rt, hostEnd: link}
+	return w.unroute(l.IPs)
 }
 
 func (n *Network) down(link netlink.Link) error {
@@ -321,27 +345,6 @@ func (n *Network) remove(name string) error {
 	return nil
 }
 
-// Ready implements network.Network. It mends what somebody else took away: the
-// table (nft flush ruleset) and forwarding. It waits for the queue for at most a
-// second.
-func (n *Network) Ready() error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second,
-		errors.New("the network queue has been busy for a second"))
-	defer cancel()
-	return n.queue.do(ctx, n.prepare)
-}
-
-// prepare makes host and table what they have to be; twice is a no-op.
-func (n *Network) prepare() error {
-	if n.mtu = n.fixedMTU; n.mtu == 0 {
-		n.mtu = uplinkMTU(n.host)
-	}
-	if err := forward(n.pools); err != nil {
-		return err
-	}
-	return n.nft.do(func(conn *nftables.Conn) error { return n.rules.apply(conn, allElements(n.leases.all())) })
-}
-
 // Sweep implements network.Network. An interface whose pod still has a process in
 // its namespace goes too. Removing one takes some 40 ms; creations go in between.
 func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) error {
@@ -356,16 +359,29 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 		links, err = n.host.LinkList()
 		return err
 	}))
-	prefix := linkPrefix(n.instance)
 	for _, link := range links {
-		name := link.Attrs().Name
-		rest, ours := strings.CutPrefix(name, prefix)
-		if !ours || len(rest) != 8 && len(rest) != len(ifbName("12345678")) || keep(rest[:8]) {
-			continue
+		if _, ours := n.podOf(link); ours {
+			errs = append(errs, n.queue.do(ctx, func() error { return n.sweep(link, keep) }))
 		}
-		errs = append(errs, n.queue.do(ctx, func() error { return n.remove(name) }))
 	}
 	return errors.Join(errs...)
+}
+
+// sweep removes an interface that is nobody's, asked anew: one made ahead has become
+// a pod's meanwhile.
+func (n *Network) sweep(link netlink.Link, keep func(string) bool) error {
+	link, err := n.host.LinkByIndex(link.Attrs().Index)
+	if err != nil {
+		if gone(err) {
+			return nil
+		}
+		return fmt.Errorf("cannot find interface: %w", err)
+	}
+	pod, ours := n.podOf(link)
+	if !ours || pod != "" && keep(pod) || pod == "" && n.links.has(link.Attrs().Name) {
+		return nil
+	}
+	return n.remove(link.Attrs().Name)
 }
 
 // Close implements network.Network. An instance without pods takes its table
@@ -388,6 +404,12 @@ func (n *Network) release() {
 	if n.host != nil {
 		n.host.Close()
 	}
+	for _, sock := range []*socket{n.rt, n.nf} {
+		if sock != nil {
+			sock.close()
+		}
+	}
+	n.forwarding.close()
 	if n.flows != nil {
 		n.flows.close()
 	}

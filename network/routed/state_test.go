@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -403,7 +404,7 @@ func TestMTUIsTheUplinks(t *testing.T) {
 }
 
 // The first packets to a new pod must not be lost: the kernel alone would add the
-// route that delivers them later (see localRoute).
+// route that delivers them later (see wire.address).
 func TestNewPodReceivesAtOnce(t *testing.T) {
 	l := newLab(t)
 	p := l.pod()
@@ -425,7 +426,7 @@ func TestNewPodReceivesAtOnce(t *testing.T) {
 	})
 	// What each pod would have in one list with all others, see wire.settle.
 	l.in(l.node, func() error {
-		filter := &netlink.Route{LinkIndex: l.link(p.HostLink), Dst: multicast6, Table: unix.RT_TABLE_LOCAL}
+		filter := &netlink.Route{LinkIndex: l.link(p.HostLink), Dst: &net.IPNet{IP: multicast6.Addr().AsSlice(), Mask: net.CIDRMask(8, 128)}, Table: unix.RT_TABLE_LOCAL}
 		routes, err := netlink.RouteListFiltered(unix.AF_INET6, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
 		if len(routes) > 0 {
 			t.Errorf("the host's end has %v", routes)
