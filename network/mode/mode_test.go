@@ -162,6 +162,56 @@ func TestAuto(t *testing.T) {
 	s.gone(c)
 }
 
+// What was made ahead for the embedded network is out of the plugins' way, and after a
+// new range out of the new network's.
+func TestLinkMadeAheadOfAChange(t *testing.T) {
+	ahead := func(s *scene, n *Network) *networktest.Pod {
+		t.Helper()
+		p := s.Prepare()
+		link, err := n.Ahead(t.Context(), p.NetNS)
+		if err != nil || link == nil {
+			t.Fatalf("made ahead: %v, %v", link, err)
+		}
+		p.Link = link
+		return p
+	}
+	attach := func(s *scene, p *networktest.Pod, prefix string) {
+		t.Helper()
+		if err := s.Attach(p); err != nil {
+			t.Fatal(err)
+		}
+		if ip := s.Addr(p, true); !strings.HasPrefix(ip, prefix) {
+			t.Fatalf("the pod has %s, want %s…", ip, prefix)
+		}
+		s.Serve(p.NetNS, "pod", ":80")
+		s.answers(p)
+		s.gone(p)
+	}
+	s := newScene(t)
+	n := s.start(Auto)
+	p := ahead(s, n)
+	s.configure()
+	s.until("plugins serve", func() bool { return n.Report().Serves == CNI && n.Ready() == nil })
+	if link, err := n.Ahead(t.Context(), p.NetNS); link != nil || err != nil {
+		t.Errorf("for plugins: %v, %v", link, err)
+	}
+	attach(s, p, plugins4)
+
+	s = newScene(t)
+	s.cfg.KubeletCIDR = true
+	n = s.start(Embedded)
+	if link, err := n.Ahead(t.Context(), s.Prepare().NetNS); link != nil || err != nil {
+		t.Errorf("without a range: %v, %v", link, err)
+	}
+	for _, prefix := range []string{"10.1.2.", "10.1.3."} {
+		s.In(s.Node, func() error { return n.SetPodCIDR(prefix + "0/24") })
+		if p != nil && p.IPs == nil {
+			attach(s, p, prefix)
+		}
+		p = ahead(s, n)
+	}
+}
+
 func TestEmbeddedIgnoresTheDirectory(t *testing.T) {
 	s := newScene(t)
 	s.configure()

@@ -1,6 +1,9 @@
 package netns
 
 import (
+	"context"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -36,6 +39,7 @@ func TestPoolGivesFurnishedSets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		p.Fill()
 		t.Cleanup(func() { set.Close() })
 		var st unix.Stat_t
 		if err := unix.Fstat(int(set.Net.Fd()), &st); err != nil {
@@ -51,6 +55,61 @@ func TestPoolGivesFurnishedSets(t *testing.T) {
 	p.Close()
 	if len(p.ready) != 0 {
 		t.Error("the closed pool has sets")
+	}
+}
+
+// closed counts how often what Connect made was closed.
+type closed int
+
+func (c *closed) Close() error { *c++; return nil }
+
+// What is ready has the sysctls and the link that nearly every pod has; whoever wants
+// another of net.* gets a namespace without a link: an interface takes over what is set
+// when it is made.
+func TestPoolConnects(t *testing.T) {
+	usual := map[string]string{"net.ipv4.ip_unprivileged_port_start": "7"}
+	links := map[int]*closed{}
+	p := &Pool{Size: 2, Sysctls: usual, Connect: func(_ context.Context, netns int) (io.Closer, error) {
+		links[netns] = new(closed)
+		return links[netns], nil
+	}}
+	p.Fill()
+	p.waitFull()
+	with := func(key, value string) Options {
+		sysctls := maps.Clone(usual)
+		sysctls[key] = value
+		return Options{IPC: true, UTS: true, Hostname: "pod", Sysctls: sysctls}
+	}
+	for _, opts := range []Options{
+		with("net.ipv4.conf.default.rp_filter", "1"), with("net.core.somaxconn", "99"), with("net/ipv4/ip_forward", "1"),
+		with("net.ipv4.ip_unprivileged_port_start", "8"), {IPC: true, UTS: true}, {UTS: true, Sysctls: usual},
+	} {
+		set, err := p.New(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set.Link != nil {
+			t.Errorf("%+v: got a link", opts)
+		}
+		set.Close()
+	}
+	set, err := p.New(t.Context(), with("kernel.shm_rmid_forced", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.Link == nil || set.Link != links[int(set.Net.Fd())] {
+		t.Errorf("link %v", set.Link)
+	}
+	checkInside(t, set, "pod")
+	set.Close()
+	p.Close()
+	if len(links) != 2 {
+		t.Errorf("%d were connected", len(links))
+	}
+	for _, l := range links {
+		if *l != 1 {
+			t.Errorf("a link was closed %d times", *l)
+		}
 	}
 }
 
@@ -90,6 +149,7 @@ func BenchmarkPool(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
+		p.Fill()
 		set.Close()
 		b.StartTimer()
 	}
