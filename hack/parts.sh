@@ -51,7 +51,7 @@ part_vm_systemd() { INIT=systemd BOUND=900 hack/vm/test.sh 'test/systemd:^(TestU
 part_vm_all() {
 	status=0
 	for kernel in 6.1 6.12 sid; do
-		KERNEL=$kernel BOUND=14400 hack/vm/test.sh oci/cgroup oci/mount oci/podinit network/netns network/routed test/pods test/stats test/streams || status=1
+		KERNEL=$kernel BOUND=14400 hack/vm/test.sh oci/cgroup oci/mount oci/podinit network/netns network/routed test/pods test/stats test/streams test/powercut:TestBlockCut || status=1
 		KERNEL=$kernel INIT=systemd BOUND=3600 hack/vm/test.sh test/systemd || status=1
 	done
 	BOUND=3600 hack/vm/arm64.sh || status=1

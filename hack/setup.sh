@@ -109,6 +109,8 @@ for what in "$@"; do
 		need cpio cpio
 		need depmod kmod
 		need mke2fs e2fsprogs
+		need dmsetup dmsetup
+		need losetup mount
 		need xz xz-utils
 		[ -x /lib/systemd/systemd ] || missing="$missing systemd"
 		need dbus-daemon dbus

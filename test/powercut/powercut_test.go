@@ -34,7 +34,7 @@ const childVar = "POWERCUT_CHILD"
 
 func TestMain(m *testing.M) {
 	if args := strings.Fields(os.Getenv(childVar)); len(args) == 2 {
-		if err := live(args[0], args[1]); err != nil {
+		if err := recordedLife(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -46,8 +46,8 @@ func TestMain(m *testing.M) {
 // points is how many cuts are tried, CRIBOX_CUTS in the long form.
 const points = 1500
 
-// live is a life of images: pulled, pulled again, removed.
-func live(host, root string) error {
+// recordedLife is the program that is recorded.
+func recordedLife(host, root string) error {
 	if err := supervise.Begin(3, true, supervise.Calls); err != nil {
 		return err
 	}
@@ -56,13 +56,22 @@ func live(host, root string) error {
 		return err
 	}
 	defer r.Close()
+	return live(host, root, func(text string) error {
+		_, err := io.WriteString(w, mark+text)
+		return err
+	})
+}
+
+// live is a life of images: pulled, pulled again, removed. say takes a word before
+// and after each step.
+func live(host, root string, say func(string) error) error {
 	s, err := open(root)
 	if err != nil {
 		return err
 	}
 	for _, step := range []string{"+a", "+b", "-a", "+c", "+a", "-b", "-c", "+b"} {
 		name := host + "/" + step[1:] + ":1"
-		if _, err := io.WriteString(w, mark+"?"+step[1:]); err != nil {
+		if err := say("?" + step[1:]); err != nil {
 			return err
 		}
 		if step[0] == '+' {
@@ -73,7 +82,7 @@ func live(host, root string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", step, err)
 		}
-		if _, err := io.WriteString(w, mark+step); err != nil {
+		if err := say(step); err != nil {
 			return err
 		}
 	}
@@ -104,33 +113,20 @@ func TestPowerCut(t *testing.T) {
 		n = v
 	}
 	all := images()
-	reg := imagetest.NewRegistry()
-	for name, img := range all {
-		reg.Push(name, "1", img)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go reg.Serve(listener)
-	defer reg.Close()
+	host := serveImages(t, all)
 	root := filepath.Join(t.TempDir(), "root")
 	if err := os.Mkdir(root, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s", childVar, listener.Addr(), root))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s", childVar, host, root))
 	cmd.Stderr = os.Stderr
 	ops := record(t, cmd, root)
 	if t.Failed() {
 		return
 	}
 	whole := wholeLayers(t, all)
-	seed, err := strconv.ParseUint(os.Getenv("CRIBOX_CUTS_SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	r := rand.New(rand.NewPCG(seed, 0))
+	r, seed := chance()
 	// In memory: what a sync costs is not asked here.
 	dir, err := os.MkdirTemp("/dev/shm", "powercut")
 	if err != nil {
@@ -149,6 +145,31 @@ func TestPowerCut(t *testing.T) {
 		}
 	}
 	t.Logf("%d operations recorded, %d cuts replayed in %v", len(ops), n, time.Since(began).Round(time.Millisecond))
+}
+
+// serveImages serves them in a registry and returns its address.
+func serveImages(t *testing.T, all map[string]*imagetest.Image) string {
+	t.Helper()
+	reg := imagetest.NewRegistry()
+	for name, img := range all {
+		reg.Push(name, "1", img)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go reg.Serve(listener)
+	t.Cleanup(func() { reg.Close() })
+	return listener.Addr().String()
+}
+
+// chance is what decides what is lost; CRIBOX_CUTS_SEED repeats a test that failed.
+func chance() (r *rand.Rand, seed uint64) {
+	seed, err := strconv.ParseUint(os.Getenv("CRIBOX_CUTS_SEED"), 10, 64)
+	if err != nil {
+		seed = uint64(time.Now().UnixNano())
+	}
+	return rand.New(rand.NewPCG(seed, 0)), seed
 }
 
 func last(ops []op) any {
@@ -176,9 +197,7 @@ func cutAt(ops []op, r *rand.Rand) *cut {
 	for i, o := range ops {
 		switch {
 		case o.kind == opMark:
-			if c.listed[o.name[1:]] = o.name[0] == '+'; o.name[0] == '?' {
-				delete(c.listed, o.name[1:])
-			}
+			c.hear(o.name)
 		case on[i] || r.Float64() < keep:
 			c.disk.apply(o)
 		default:
@@ -192,12 +211,24 @@ func cutAt(ops []op, r *rand.Rand) *cut {
 	return c
 }
 
+// hear takes what live says.
+func (c *cut) hear(word string) {
+	if c.listed[word[1:]] = word[0] == '+'; word[0] == '?' {
+		delete(c.listed, word[1:])
+	}
+}
+
 // check starts the image service on the disk.
 func (c *cut) check(dir string, whole map[digest.Digest]map[string]string) error {
 	if err := c.disk.put(dir); err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	return c.start(dir, whole)
+}
+
+// start starts the image service on a directory.
+func (c *cut) start(dir string, whole map[digest.Digest]map[string]string) error {
 	s, err := open(dir)
 	if err != nil {
 		return fmt.Errorf("it does not start: %w", err)
