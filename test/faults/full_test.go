@@ -58,6 +58,11 @@ func TestDiskFull(t *testing.T) {
 			i.Runtime.StopPodSandbox(i.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.ID}) // may not be recorded
 		}
 		os.Remove(filepath.Join(disk, "filler"))
+		i.Kill()
+		i.Start() // which reads what was written
+		if bad := names(filepath.Join(i.Root, "pods", "quarantine")) + names(filepath.Join(i.Root, "containers", "quarantine")); bad > 0 {
+			t.Fatalf("with %d pages left: %d records are damaged", pages, bad)
+		}
 		if pod != nil {
 			pod.Stop()
 			pod.Remove()

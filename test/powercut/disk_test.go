@@ -37,6 +37,7 @@ type op struct {
 	ino         int
 	offset      int64
 	data        []byte
+	mode        os.FileMode // of a new file
 }
 
 // String tells an op for a failing test.
@@ -48,6 +49,7 @@ func (o op) String() string {
 type inode struct {
 	entries map[string]int // of a directory
 	data    []byte
+	mode    os.FileMode
 	target  string // of a symbolic link
 }
 
@@ -91,7 +93,7 @@ func (d *disk) place(p string) (dir int, name string, ok bool) {
 
 func (d *disk) number() int { d.next++; return d.next - 1 }
 
-func (d *disk) create(p string, empty bool) (op, bool) {
+func (d *disk) create(p string, empty bool, mode os.FileMode) (op, bool) {
 	dir, name, ok := d.place(p)
 	if ino := d.find(p); ino != 0 {
 		return op{kind: opTruncate, ino: ino}, empty
@@ -99,7 +101,7 @@ func (d *disk) create(p string, empty bool) (op, bool) {
 	if !ok {
 		return op{}, false
 	}
-	return op{kind: opCreate, dir: dir, name: name, ino: d.number()}, true
+	return op{kind: opCreate, dir: dir, name: name, ino: d.number(), mode: mode}, true
 }
 
 func (d *disk) mkdir(p string) (op, bool) {
@@ -159,7 +161,7 @@ func (d *disk) apply(o op) {
 	dir := d.inodes[o.dir]
 	switch o.kind {
 	case opCreate, opMkdir, opSymlink:
-		n := &inode{}
+		n := &inode{mode: o.mode}
 		if o.kind == opMkdir {
 			n.entries = map[string]int{}
 		}
@@ -260,7 +262,7 @@ func (d *disk) putDir(ino int, at string, made map[int]string) error {
 			err = unix.Link(made[child], p)
 		default:
 			made[child] = p
-			err = os.WriteFile(p, n.data, 0o600)
+			err = os.WriteFile(p, n.data, n.mode|0o600)
 		}
 		if err != nil {
 			return err

@@ -24,6 +24,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/oci/image/imagetest"
+	"github.com/cri-box/cri-box/test/harness"
 	"github.com/cri-box/cri-box/test/supervise"
 	"github.com/opencontainers/go-digest"
 )
@@ -40,7 +41,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	supervise.Main()
+	harness.Main(m)
 }
 
 // points is how many cuts are tried, CRIBOX_CUTS in the long form.

@@ -79,7 +79,7 @@ func (r *recorder) note(c *supervise.Call) (answered bool) {
 	}
 	switch c.Nr {
 	case unix.SYS_OPENAT:
-		add(r.disk.create(r.below(c.Path(a[0], a[1])), a[2]&unix.O_TRUNC != 0))
+		add(r.disk.create(r.below(c.Path(a[0], a[1])), a[2]&unix.O_TRUNC != 0, os.FileMode(a[3]&0o777)))
 	case unix.SYS_MKDIRAT:
 		add(r.disk.mkdir(r.below(c.Path(a[0], a[1]))))
 	case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2:
@@ -101,6 +101,10 @@ func (r *recorder) note(c *supervise.Call) (answered bool) {
 	case unix.SYS_SYNCFS:
 		add(op{kind: opSyncAll}, true)
 		return true
+	case unix.SYS_MKNODAT:
+		if path := r.below(c.Path(a[0], a[1])); path != "" {
+			r.t.Errorf("the recorder does not know what mknodat made at %s", path)
+		}
 	default:
 		r.t.Errorf("the recorder does not know %s", c.Name())
 	}
