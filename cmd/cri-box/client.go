@@ -132,5 +132,12 @@ func pick[T any](kind, ref string, list []T, describe func(T) entry) (hit T, err
 	case len(begun) > 1:
 		return hit, fmt.Errorf("cannot tell which %s is meant by %q: %d ids begin so", kind, ref, len(begun))
 	}
-	return hit, fmt.Errorf("there is no %s %q; `cri-box %s` lists them", kind, ref, map[string]string{"pod": "pods", "container": "ps -a"}[kind])
+	return hit, unknown{kind, ref}
+}
+
+// unknown is what nothing is called.
+type unknown struct{ kind, ref string }
+
+func (u unknown) Error() string {
+	return fmt.Sprintf("there is no %s %q; `cri-box %s` lists them", u.kind, u.ref, map[string]string{"pod": "pods", "container": "ps -a"}[u.kind])
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func configCommand(*node) *cobra.Command {
+func configCommand(n *node) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Show or judge the configuration"}
 	c.AddCommand(&cobra.Command{
 		Use:   "default",
@@ -19,15 +19,18 @@ func configCommand(*node) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Judge a configuration file and conf.d beside it",
 		Args:  cobra.ExactArgs(1),
-		RunE:  func(_ *cobra.Command, args []string) error { return checkConfig(args[0]) },
+		RunE:  func(_ *cobra.Command, args []string) error { return checkConfig(args[0], n.format == "json") },
 	})
 	return c
 }
 
-func checkConfig(path string) error {
+func checkConfig(path string, asJSON bool) error {
 	_, files, err := config.Load(config.Source{Path: path})
 	if err != nil {
 		return fmt.Errorf("cannot use configuration:\n%w", err)
+	}
+	if asJSON {
+		return printJSON(map[string][]string{"right": files})
 	}
 	for _, file := range files {
 		fmt.Println(file, "is right")

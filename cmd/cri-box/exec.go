@@ -35,6 +35,7 @@ func execCommand(n *node) *cobra.Command {
 	c.Flags().BoolVarP(&stdin, "interactive", "i", false, "our standard input is the command's")
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal of its own")
 	c.Flags().SetInterspersed(false) // the command has flags of its own
+	c.ValidArgsFunction = n.complete(1, containerNames)
 	return c
 }
 

@@ -37,6 +37,7 @@ func explainCommand(n *node) *cobra.Command {
 	c.Flags().BoolVar(&o.calls, "calls", false, "the program of system calls that made the container")
 	c.Flags().BoolVar(&o.shell, "shell", false, "a script that makes the container by hand: unshare, mount, ip, nft, capsh")
 	c.Flags().BoolVar(&o.time, "time", false, "each step of the making with its time")
+	c.ValidArgsFunction = n.complete(1, containerNames)
 	return c
 }
 
@@ -91,6 +92,9 @@ func (c *client) podOrContainers(ctx context.Context, ref string) (string, error
 		return pod.Id, nil
 	}
 	x, ctrErr := c.container(ctx, ref)
+	if u := (unknown{}); errors.As(err, &u) && errors.As(ctrErr, &u) {
+		return "", fmt.Errorf("there is no pod and no container %q: if it could not be made, `cri-box why %s` says why; `cri-box pods` and `cri-box ps -a` list what there is", ref, ref)
+	}
 	if ctrErr != nil {
 		return "", errors.Join(err, ctrErr)
 	}

@@ -30,16 +30,16 @@ func imagesCommand(n *node) *cobra.Command {
 		}},
 		one("pull IMAGE", "Get an image from its registry", func(ctx context.Context, c *client, ref string) error {
 			id, err := c.pull(ctx, ref, "")
-			if err == nil {
-				fmt.Println(id)
+			if err != nil {
+				return err
 			}
-			return err
+			return c.printIDs([]string{id})
 		}),
 		one("import FILE", "Add the images of an OCI layout or a docker archive", func(ctx context.Context, c *client, file string) error { return c.importImages(ctx, file) }),
 		one("explain IMAGE", "Show what a pull would do: hosts in order, certificates, credentials", func(ctx context.Context, c *client, ref string) error { return c.explainImage(ctx, ref) }),
-		&cobra.Command{Use: "rm IMAGE...", Short: "Remove images", Args: cobra.MinimumNArgs(1), RunE: func(_ *cobra.Command, args []string) error {
+		&cobra.Command{Use: "rm IMAGE...", Short: "Remove images", ValidArgsFunction: n.complete(0, imageRefs), Args: cobra.MinimumNArgs(1), RunE: func(_ *cobra.Command, args []string) error {
 			return n.withClient(callBound, func(ctx context.Context, c *client) error {
-				return each(args, func(ref string) (string, error) { return c.removeImage(ctx, ref) })
+				return c.each(args, func(ref string) (string, error) { return c.removeImage(ctx, ref) })
 			})
 		}},
 	)

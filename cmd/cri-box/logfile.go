@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,15 +22,23 @@ const maxPending = 1 << 20
 // stream, P or F for a part or the end of a line, and the text.
 type logFile struct {
 	path    string
-	times   bool
+	form    logOptions
 	file    *os.File
 	in      *bufio.Reader
 	pending []byte // a line that was not written whole yet
 	begun   bool   // the last part printed was no end of a line
 }
 
-func openLog(path string, times bool) (*logFile, error) {
-	f := &logFile{path: path, times: times}
+// A logLine is a line, or a part of one, for programs.
+type logLine struct {
+	Time    string `json:"time"`
+	Stream  string `json:"stream"`
+	Partial bool   `json:"partial,omitempty"` // the line goes on in the next one
+	Text    string `json:"text"`
+}
+
+func openLog(path string, form logOptions) (*logFile, error) {
+	f := &logFile{path: path, form: form}
 	return f, f.open()
 }
 
@@ -107,11 +116,14 @@ func (f *logFile) print(line []byte, stdout, stderr io.Writer) error {
 	if !ok || len(tag) != 1 {
 		return fmt.Errorf("cannot read log %s: %.60q is no line of a container's log", f.path, line)
 	}
+	if f.form.json {
+		return json.NewEncoder(stdout).Encode(logLine{string(stamp), string(stream), tag[0] == 'P', string(bytes.TrimSuffix(text, []byte("\n")))})
+	}
 	out := stdout
 	if string(stream) == "stderr" {
 		out = stderr
 	}
-	if f.times && !f.begun {
+	if f.form.times && !f.begun {
 		text = append(append(stamp, ' '), text...)
 	}
 	f.begun = tag[0] == 'P'

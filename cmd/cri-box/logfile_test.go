@@ -17,7 +17,7 @@ func readLog(t *testing.T, text string, tail int, times bool) (stdout, stderr st
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openLog(path, times)
+	f, err := openLog(path, logOptions{times: times})
 	if err != nil {
 		t.Fatal(err)
 	}

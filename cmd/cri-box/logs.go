@@ -10,8 +10,8 @@ import (
 )
 
 type logOptions struct {
-	follow, times bool
-	tail          int // lines, negative: all
+	follow, times, json bool
+	tail                int // lines, negative: all
 }
 
 func logsCommand(n *node) *cobra.Command {
@@ -20,13 +20,17 @@ func logsCommand(n *node) *cobra.Command {
 		Use:   "logs CONTAINER",
 		Short: "Print a container's log, standard error to ours",
 		Args:  cobra.ExactArgs(1),
+		Long: "Print a container's log, standard error to ours. With -o json each line, of both,\n" +
+			"is an object on standard output.",
 		RunE: func(_ *cobra.Command, args []string) error {
+			o.json = n.format == "json"
 			return n.withClient(0, func(ctx context.Context, c *client) error { return c.logs(ctx, args[0], o) })
 		},
 	}
 	c.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on until the container ends")
 	c.Flags().BoolVar(&o.times, "timestamps", false, "begin each line with its time")
 	c.Flags().IntVar(&o.tail, "tail", -1, "begin with the last `lines`")
+	c.ValidArgsFunction = n.complete(1, containerNames)
 	return c
 }
 
@@ -43,7 +47,7 @@ func (c *client) logs(ctx context.Context, ref string, o logOptions) error {
 	if path == "" {
 		return fmt.Errorf("container %s has no log: whoever made it asked for none", short(x.Id))
 	}
-	f, err := openLog(path, o.times)
+	f, err := openLog(path, o)
 	if err != nil {
 		return err
 	}

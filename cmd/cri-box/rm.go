@@ -18,7 +18,7 @@ func rmCommand(n *node) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return n.withClient(callBound, func(ctx context.Context, c *client) error {
-				return each(args, func(ref string) (string, error) {
+				return c.each(args, func(ref string) (string, error) {
 					if pods {
 						return c.removePod(ctx, ref, force)
 					}
@@ -29,6 +29,7 @@ func rmCommand(n *node) *cobra.Command {
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "also what runs")
 	c.Flags().BoolVarP(&pods, "pod", "p", false, "the names are those of pods")
+	c.ValidArgsFunction = n.complete(0, containerNames)
 	return c
 }
 

@@ -105,8 +105,7 @@ func (c *client) run(ctx context.Context, o *runOptions) (err error) {
 		return errors.Join(err, c.dropPod(context.WithoutCancel(ctx), podID))
 	}
 	if o.detach {
-		fmt.Println(id)
-		return nil
+		return c.printIDs([]string{id})
 	}
 	code, err := c.stay(ctx, id, o)
 	if o.remove {

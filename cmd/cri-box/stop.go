@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,7 +19,7 @@ func stopCommand(n *node) *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return n.withClient(callBound+grace*time.Duration(len(args)), func(ctx context.Context, c *client) error {
-				return each(args, func(ref string) (string, error) {
+				return c.each(args, func(ref string) (string, error) {
 					if pods {
 						return c.stopPod(ctx, ref)
 					}
@@ -29,16 +30,36 @@ func stopCommand(n *node) *cobra.Command {
 	}
 	c.Flags().DurationVarP(&grace, "time", "t", 10*time.Second, "how long a container may take before it is killed")
 	c.Flags().BoolVarP(&pods, "pod", "p", false, "the names are those of pods: all in them ends")
+	c.ValidArgsFunction = n.complete(0, containerNames)
 	return c
 }
 
 // each does the same with every name, prints the ids, and returns the first error.
-func each(refs []string, do func(ref string) (id string, err error)) error {
+func (c *client) each(refs []string, do func(ref string) (id string, err error)) error {
+	ids := []string{}
 	for _, ref := range refs {
 		id, err := do(ref)
 		if err != nil {
-			return err
+			return errors.Join(err, c.printIDs(ids))
 		}
+		ids = append(ids, id)
+	}
+	return c.printIDs(ids)
+}
+
+// printIDs prints one a line, or for programs an object for each: {"id": ...}.
+func (c *client) printIDs(ids []string) error {
+	if c.format == "json" {
+		type object struct {
+			ID string `json:"id"`
+		}
+		list := []object{}
+		for _, id := range ids {
+			list = append(list, object{id})
+		}
+		return printJSON(list)
+	}
+	for _, id := range ids {
 		fmt.Println(id)
 	}
 	return nil

@@ -43,7 +43,8 @@ func whyCommand(n *node) *cobra.Command {
 		Long: "Say how a pod stands: the step at which it is and for how long, its containers,\n" +
 			"the last error, and what to do next; or where the pull of an image stands. Without\n" +
 			"a name: every pod that is at a step or had an error, and every pull under way.",
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: n.complete(1, podRefs),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return n.withClient(whyBound, func(ctx context.Context, c *client) error { return c.why(ctx, strings.Join(args, "")) })
 		},

@@ -142,36 +142,6 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-// TestManual: a page for every command that help shows, and completion for bash.
-func TestManual(t *testing.T) {
-	dir := t.TempDir()
-	if out, err := run(t, "man", dir); err != nil {
-		t.Fatal(err, out)
-	}
-	help, err := run(t, "--help")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, list, _ := strings.Cut(help, "Available Commands:\n")
-	list, _, _ = strings.Cut(list, "\n\n")
-	for _, line := range strings.Split(list, "\n") {
-		name := strings.Fields(line)[0]
-		page, err := os.ReadFile(filepath.Join(dir, "cri-box-"+name+".8"))
-		if name == "help" {
-			continue
-		}
-		if err != nil || !strings.Contains(string(page), ".SH SYNOPSIS\n.B cri\\-box "+name) {
-			t.Errorf("%s: %v\n%.300s", name, err, page)
-		}
-	}
-	if out, err := run(t, "completion", "bash"); err != nil || !strings.Contains(out, "complete -o default -F __start_cri-box cri-box") {
-		t.Errorf("completion: %v %.200s", err, out)
-	}
-	if out, err := run(t, "__complete", "ima"); err != nil || !strings.HasPrefix(out, "images\t") {
-		t.Errorf("what completes ima: %v %s", err, out)
-	}
-}
-
 // TestReset: with pods that run and images, everything goes; before, it asks.
 func TestReset(t *testing.T) {
 	i := harness.New(t)

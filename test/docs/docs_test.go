@@ -120,6 +120,11 @@ func newSession(t *testing.T) *session {
 		harness.Config(fmt.Sprintf("root = %q\nimage.certs_dirs = [%q]\nmetrics.address = \"127.0.0.1:9437\"\n", i.Root, certs))(i)
 	}
 	i := harness.New(t, config)
+	more := filepath.Join(i.Dir, "conf.d")
+	if err := os.Mkdir(more, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(more) })
 	i.Push("library/busybox", harness.TestImage(t, "busybox"))
 	s := &session{i, bin, home, certs}
 	// What the pages call by name is this instance's.
@@ -167,7 +172,11 @@ const commandBound = time.Minute
 // run types a command and returns the lines that it prints.
 func (s *session) run(command string) []string {
 	s.T.Helper()
-	command = strings.ReplaceAll(command, "inet cri-box", "inet "+s.Name)
+	if command == "systemctl restart cri-box" { // no systemd is here; the unit does the same
+		s.Restart()
+		return nil
+	}
+	command = strings.NewReplacer("inet cri-box", "inet "+s.Name, "/etc/cri-box", s.Dir).Replace(command)
 	cmd := exec.CommandContext(s.Context(), "/bin/bash", "-c", command)
 	cmd.Dir = s.home
 	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), "HOME="+s.home)
@@ -178,7 +187,7 @@ func (s *session) run(command string) []string {
 		s.T.Fatal(err)
 	}
 	cmd.Wait() // what it prints counts
-	text := strings.NewReplacer(s.State, "/run/cri-box", s.Root, "/var/lib/cri-box", s.Name, "cri-box", s.Dir, "/etc/cri-box", s.home, "/root", s.certs, "/etc/cri-box/certs.d").Replace(printed.String())
+	text := strings.NewReplacer(s.State+"/cni.d", "/etc/cni/net.d", s.State, "/run/cri-box", s.Root, "/var/lib/cri-box", s.Name, "cri-box", s.Dir, "/etc/cri-box", s.home, "/root", s.certs, "/etc/cri-box/certs.d").Replace(printed.String())
 	if text = strings.TrimRight(text, "\n"); text == "" {
 		return nil
 	}

@@ -92,6 +92,7 @@ imageMinimumGCAge: 1s`})
 		}
 	}
 	eat("1", n.available(t)-threshold+image/2*mib)
+	n.wait(t, "the pressure to be told", n.underPressure) // after which its end can be waited for
 	n.wait(t, "the unused image to go", func() bool { return !n.hasImage(t, unused) })
 	n.wait(t, "its space", func() bool { return n.available(t) > threshold })
 	n.wait(t, "the pressure to end", func() bool { return !n.underPressure() })
