@@ -181,7 +181,9 @@ func (c *Container) lookRights() {
 	r.Dropped, r.AllCapabilities = spec.CapabilityNames(node&^set), node&^set == 0
 }
 
-// mounts are what the process sees, in the order in which they were made.
+// mounts are what the process sees, by their places: the kernel's own order is that
+// in which they were made, and many are made side by side. Of several on one place
+// the last is on top.
 func mounts(pid int) (list []Mount) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
@@ -193,6 +195,7 @@ func mounts(pid int) (list []Mount) {
 			list = append(list, m)
 		}
 	}
+	slices.SortStableFunc(list, func(a, b Mount) int { return strings.Compare(a.Target, b.Target) })
 	return list
 }
 

@@ -182,8 +182,7 @@ func (s *script) inside() {
 	s.line("root=$work/root")
 	s.line("mount -t overlay -o lowerdir=%s,upperdir=\"$work/upper\",workdir=\"$work/work\" overlay \"$root\"", quote(strings.Join(s.Lowers, ":")))
 	s.comment("What is mounted on it. A line of flags after a bind mount sets the mount's own.")
-	byPlace := slices.SortedStableFunc(slices.Values(s.Container.Mounts), func(a, b Mount) int { return strings.Compare(a.Target, b.Target) })
-	for _, m := range byPlace {
+	for _, m := range s.Container.Mounts { // by their places
 		if m.Target != "/" {
 			s.mount(m)
 		}
