@@ -103,7 +103,7 @@ func (e *endpoint) logTail() error {
 		return err
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return fmt.Errorf("the end of its log:\n%s", strings.Join(lines[max(0, len(lines)-10):], "\n"))
+	return fmt.Errorf("the end of %s's log:\n%s", e.name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
 }
 
 // cpu is the processor time of the runtime's processes so far, in seconds.

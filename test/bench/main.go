@@ -52,6 +52,7 @@ type plan struct {
 	clients, sizes       []int
 	idleSeconds          int
 	restart              int
+	peerPods             int
 	logMiB, writers      int
 	imageScale           int
 }
@@ -89,18 +90,19 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "turns of each endpoint in the sections that need few")
 	flag.IntVar(&b.probes, "probes", 200, "ExecSync calls in a turn of the probe load")
 	flag.Var((*numbers)(&b.clients), "clients", "cycles under way at a time (default 1,8,32)")
-	flag.Var((*numbers)(&b.sizes), "sizes", "pods that stay up while lists, stats and memory are measured (default 10,40,110)")
+	flag.Var((*numbers)(&b.sizes), "sizes", "pods that stay up while lists, stats and memory are measured (default 10,100,500,1000)")
+	flag.IntVar(&b.peerPods, "peer-pods", 500, "sizes above this are for the first endpoint alone")
 	flag.IntVar(&b.idleSeconds, "idle", 10, "seconds of an idle node")
-	flag.IntVar(&b.restart, "restart", 40, "pods over which the daemon is killed")
+	flag.IntVar(&b.restart, "restart", 300, "pods over which the daemon is killed")
 	flag.IntVar(&b.logMiB, "log", 64, "MiB of log lines in a turn")
-	flag.IntVar(&b.writers, "writers", 20, "containers that log at once")
+	flag.IntVar(&b.writers, "writers", 100, "containers that log at once")
 	flag.IntVar(&b.imageScale, "image-scale", 32, "size of the images: hundreds of small files, quarters of a MiB of a large one")
 	flag.StringVar(&b.files.json, "json", "", "file that takes all samples")
 	flag.StringVar(&b.files.svg, "svg", "", "file that takes a plot of the ratios")
 	flag.StringVar(&b.files.markdown, "markdown", "", "file that takes the table")
 	flag.Parse()
 	b.clients = or(b.clients, 1, 8, 32)
-	b.sizes = or(b.sizes, 10, 40, 110)
+	b.sizes = or(b.sizes, 10, 100, 500, 1000)
 	if err := b.main(start); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -162,6 +164,9 @@ func (b *bench) main(start string) (err error) {
 		}
 	}
 	if err := b.run(ctx); err != nil {
+		for _, e := range b.endpoints {
+			err = errors.Join(err, e.logTail())
+		}
 		return err
 	}
 	return b.report()

@@ -66,6 +66,9 @@ func (e *endpoint) standing(ctx context.Context, b *bench) (err error) {
 	empty, emptyShm := e.memory(), shmem()
 	e.addMemory("KiB of %s, no pod", empty)
 	for _, size := range b.sizes {
+		if e != b.endpoints[0] && size > b.peerPods {
+			break
+		}
 		more, err := e.raiseMany(ctx, b.settings, size-len(pods))
 		pods = append(pods, more...)
 		if err != nil {
@@ -80,11 +83,34 @@ func (e *endpoint) standing(ctx context.Context, b *bench) (err error) {
 		}
 		e.add(fmt.Sprintf("KiB per pod, %d pods", size), (total(now)-total(empty))/float64(size))
 		e.add(fmt.Sprintf("KiB of shmem per pod on the whole machine, %d pods", size), (shmem()-emptyShm)/float64(size))
+		if err := e.oneMore(ctx, b.settings, size); err != nil {
+			return err
+		}
+		if err := e.idle(ctx, b, size); err != nil {
+			return err
+		}
+		e.add(fmt.Sprintf("KiB per pod when idle, %d pods", size), (total(e.memory())-total(empty))/float64(size))
 	}
-	if err := e.idle(ctx, b, len(pods)); err != nil {
-		return err
+	return nil
+}
+
+// oneMore takes a pod up and down beside those that stand: what it costs shall not
+// grow with their number.
+func (e *endpoint) oneMore(ctx context.Context, s settings, standing int) error {
+	for range 20 {
+		p, err := e.make(s)
+		if err != nil {
+			return err
+		}
+		err = e.timed(fmt.Sprintf("pod up beside %d pods", standing), func() error { return e.quietly(func() error { return e.raise(ctx, s, p) }) })
+		if err != nil {
+			return err
+		}
+		err = e.timed(fmt.Sprintf("pod down beside %d pods", standing), func() error { return e.down(ctx, p) })
+		if err := errors.Join(err, os.RemoveAll(p.config.LogDirectory)); err != nil {
+			return err
+		}
 	}
-	e.add(fmt.Sprintf("KiB per pod after that, %d pods", len(pods)), (total(e.memory())-total(empty))/float64(len(pods)))
 	return nil
 }
 
