@@ -12,8 +12,9 @@ import (
 // filters caches compiled seccomp filters, which containers of one shape share,
 // and the profile that each came of.
 type filters struct {
-	mu    sync.Mutex
-	byKey map[string]compiled // by filterKey
+	mu        sync.Mutex
+	byKey     map[string]compiled                    // by filterKey
+	byProfile map[*specs.LinuxSeccomp]program.Filter // of those that share gave
 }
 
 type compiled struct {
@@ -32,6 +33,7 @@ func (f *filters) share(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c, ok := f.byKey[string(filterKey(s))]; ok {
+		f.byProfile[c.profile] = c.filter
 		return c.profile
 	}
 	return s
@@ -41,6 +43,12 @@ func (f *filters) share(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	if s == nil {
 		return program.Filter{}, nil
+	}
+	f.mu.Lock()
+	filter, ok := f.byProfile[s]
+	f.mu.Unlock()
+	if ok {
+		return filter, nil
 	}
 	key := filterKey(s)
 	f.mu.Lock()
@@ -56,7 +64,7 @@ func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.byKey == nil || len(f.byKey) >= maxFilters {
-		f.byKey = map[string]compiled{}
+		f.byKey, f.byProfile = map[string]compiled{}, map[*specs.LinuxSeccomp]program.Filter{}
 	}
 	f.byKey[string(key)] = compiled{filter, s}
 	return filter, nil

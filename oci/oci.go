@@ -54,6 +54,7 @@ type Runtime struct {
 	Config
 	filters filters
 	spares  *spares
+	shapes  shapes
 	left    leftGroups
 	inits   singleflight.Group // starts of pods' inits, by pod
 

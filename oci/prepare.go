@@ -446,6 +446,7 @@ func (m *maker) compile(context.Context) error {
 		return err
 	}
 	m.spec.Linux.Seccomp = m.filters.share(m.spec.Linux.Seccomp)
+	m.shapes.share(m.spec)
 	s := *m.spec
 	s.Mounts = m.mounts
 	m.input.Spec, m.input.Filter, m.input.LastCap = &s, filter, lastCap()

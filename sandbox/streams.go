@@ -65,7 +65,7 @@ func follow(f *os.File, put func([]byte)) *follower {
 
 func (r *follower) read() {
 	defer close(r.done)
-	chunk := make([]byte, 32<<10)
+	chunk := make([]byte, 512) // a probe says little
 	for {
 		n, err := r.f.Read(chunk)
 		if n > 0 {
@@ -73,6 +73,9 @@ func (r *follower) read() {
 		}
 		if err != nil {
 			return
+		}
+		if n == len(chunk) && n < 32<<10 {
+			chunk = make([]byte, 8*n)
 		}
 	}
 }

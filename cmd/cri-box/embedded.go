@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -24,7 +24,7 @@ var embedded embed.FS
 // keeperBinary returns the path of the binary that keepers are started from: the
 // embedded one, put below root once, under its build's name.
 func keeperBinary(root string) (string, error) {
-	image, build, err := embeddedKeeper()
+	build, err := embeddedKeeper()
 	if err != nil {
 		return "", err
 	}
@@ -33,19 +33,39 @@ func keeperBinary(root string) (string, error) {
 	}
 	dir := filepath.Join(root, "bin")
 	path := filepath.Join(dir, build)
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, image) {
-		return path, nil
+	if have, err := os.Open(path); err == nil {
+		name, err := buildOf(have)
+		have.Close()
+		if err == nil && name == build {
+			return path, nil
+		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("cannot unpack the keeper: %w", err)
-	}
-	if err := os.WriteFile(path+".new", image, 0o700); err != nil {
-		return "", fmt.Errorf("cannot unpack the keeper: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := unpackKeeper(dir, path); err != nil {
 		return "", fmt.Errorf("cannot unpack the keeper: %w", err)
 	}
 	return path, nil
+}
+
+// unpackKeeper writes the embedded binary, by pieces: the whole is as large as all
+// that the daemon holds of its own.
+func unpackKeeper(dir, path string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	image, err := embedded.Open(embeddedName)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, image)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // dropOldKeepers removes the binaries of other builds, which upgrades left: the
@@ -62,16 +82,27 @@ func dropOldKeepers(root, build string) {
 	}
 }
 
-// embeddedKeeper returns the embedded binary and the name of its build, which has
-// its digest; "" without one.
-func embeddedKeeper() (image []byte, build string, err error) {
-	image, err = embedded.ReadFile("embedded/keeper")
+const embeddedName = "embedded/keeper"
+
+// embeddedKeeper returns the name of the embedded binary's build, which has its
+// digest; "" without one.
+func embeddedKeeper() (build string, err error) {
+	image, err := embedded.Open(embeddedName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", nil
+		return "", nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("cannot read the embedded keeper: %w", err)
+		return "", fmt.Errorf("cannot read the embedded keeper: %w", err)
 	}
-	sum := sha256.Sum256(image)
-	return image, "keeper-" + hex.EncodeToString(sum[:8]), nil
+	defer image.Close()
+	return buildOf(image)
+}
+
+// buildOf names the build that the binary is of.
+func buildOf(image io.Reader) (string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, image); err != nil {
+		return "", fmt.Errorf("cannot read the keeper's binary: %w", err)
+	}
+	return "keeper-" + hex.EncodeToString(sum.Sum(nil)[:8]), nil
 }

@@ -162,7 +162,7 @@ func (d *daemon) openNetwork(context.Context) (err error) {
 }
 
 func (d *daemon) openKeeper(ctx context.Context) error {
-	_, build, err := embeddedKeeper()
+	build, err := embeddedKeeper()
 	if err != nil {
 		return err
 	}
