@@ -22,14 +22,7 @@ func cgroupFile(t *testing.T, c *harness.Container, controller, v1, v2 string) s
 			return filepath.Join("/sys/fs/cgroup", controller, f[2], v1)
 		}
 	}
-	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		file := filepath.Join(root, c.Instance.Name, c.Pod.ID, c.ID, v2)
-		if _, err := os.Stat(file); err == nil {
-			return file
-		}
-	}
-	t.Fatalf("there is no %s or %s for the container", v1, v2)
-	return ""
+	return filepath.Join(c.Group(), v2)
 }
 
 // TestCgroupNames: the leaf is the container's id, under the pod's group.
@@ -37,6 +30,9 @@ func TestCgroupNames(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Run("c", i.Image(probe), sleeper)
 	want := "/" + i.Name + "/" + c.Pod.ID + "/" + c.ID
+	if harness.BySystemd() {
+		want = ".slice/cri-box-" + c.ID + ".scope"
+	}
 	for _, controller := range []string{"memory", "cpu", "pids"} {
 		if file := cgroupFile(t, c, controller, "cgroup.procs", "cgroup.procs"); !strings.Contains(file, want) {
 			t.Errorf("the %s group is %s, wanted %s in it", controller, file, want)
@@ -107,11 +103,15 @@ func TestOOMScoreAdj(t *testing.T) {
 // TestPodCgroupParent: the kubelet's group is used and not removed.
 func TestPodCgroupParent(t *testing.T) {
 	i := harness.New(t)
-	parent := "/" + i.Name + "-kubepods/pod1"
+	parent, scope := "/"+i.Name+"-kubepods/pod1", ""
+	if harness.BySystemd() {
+		slice := strings.ReplaceAll(i.Name, "-", "")
+		parent, scope = "/"+slice+".slice/"+slice+"-pod1.slice", "cri-box-"
+	}
 	pod := i.RunPod(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
 	c := pod.Run("c", i.Image(probe), sleeper)
-	if got := readFile(t, filepath.Join("/proc", strconv.Itoa(c.PID()), "cgroup")); !strings.Contains(got, parent+"/"+c.ID) {
-		t.Errorf("the container's cgroups are\n%swanted %s/%s", got, parent, c.ID)
+	if got := readFile(t, filepath.Join("/proc", strconv.Itoa(c.PID()), "cgroup")); !strings.Contains(got, parent+"/"+scope+c.ID) {
+		t.Errorf("the container's cgroups are\n%swanted %s/%s%s", got, parent, scope, c.ID)
 	}
 	c.Stop(0)
 	pod.Remove()

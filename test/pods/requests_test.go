@@ -38,7 +38,11 @@ func TestVersionAndStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "cgroup driver", r.Linux.CgroupDriver, runtimeapi.CgroupDriver_CGROUPFS)
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if harness.BySystemd() {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	equal(t, "cgroup driver", r.Linux.CgroupDriver, driver)
 }
 
 // TestPodIsIdempotent: the same request gives the same pod, also after a restart;

@@ -96,7 +96,7 @@ func alone(t *testing.T, c *harness.Container, before int, what string) {
 	// Where a child was still dying, the next command removes the group.
 	c.Wait(what+": the groups of commands to go", func() bool {
 		c.MustExec("/bin/true")
-		return len(groupsIn(t, group(t, c, "cgroup.kill"))) == 0
+		return len(groupsIn(t, c.Group())) == 0
 	})
 }
 

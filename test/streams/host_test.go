@@ -12,31 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups finds the container's control group in a hierarchy that has that file.
-func group(t testing.TB, c *harness.Container, file string) string {
-	t.Helper()
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(string(text), "\n") {
-		left, right, ok := strings.Cut(line, " - ")
-		if !ok || !strings.HasPrefix(right, "cgroup") {
-			continue
-		}
-		dir := filepath.Join(strings.Fields(left)[4], c.Name, c.Pod.ID, c.ID)
-		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
-			return dir
-		}
-	}
-	t.Fatalf("no control group of the container has %s", file)
-	return ""
-}
-
 // processes counts those of the container and of commands in it.
 func processes(t testing.TB, c *harness.Container) int {
 	t.Helper()
-	dir := group(t, c, "cgroup.kill")
+	dir := c.Group()
 	n := 0
 	for _, d := range append([]string{""}, groupsIn(t, dir)...) {
 		text, err := os.ReadFile(filepath.Join(dir, d, "cgroup.procs"))
