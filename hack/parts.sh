@@ -43,11 +43,16 @@ part_critest() {
 # Debian's own kernels, in qemu: what the machine at hand does not have.
 # The network's two are what other kernels may lack: SCTP, and kube-proxy's IPVS.
 part_vm() {
-	hack/vm/test.sh oci/cgroup oci/mount oci:TestDiskCount \
+	BOUND=1800 hack/vm/test.sh oci/cgroup oci/mount oci:TestDiskCount \
 		'network/routed:Test(Contract|ServicesByIPVS)/(SCTP|tcp|udp)' network/cni:TestContract/SCTP \
-		'test/pods:^(TestExecSync|TestSharedPID|TestTargetJoins|TestOOMKilled|TestCgroupView|TestProbePrivileged|TestProbeTTY)$'
+		"test/pods:^($containers|TestCgroupView|TestTargetJoins|TestProbe(Privileged|TTY)|TestEndWithoutKeeper|TestAppArmor|TestUserNamespaceProbe)\$" \
+		'test/streams:^Test(ExecClientGoes|UserNamespaceStreams)$' 'test/stats:^Test(Memory|PodStats)$'
 }
-part_vm_systemd() { INIT=systemd BOUND=900 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs)'; }
+part_vm_systemd() {
+	INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs|away)' "test/pods:^$containers\$"
+}
+# With either driver of control groups.
+containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|ServeKilled|PodCgroupParent|CgroupNames)'
 part_vm_all() {
 	status=0
 	for kernel in 6.1 6.12 sid; do
