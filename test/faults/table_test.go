@@ -3,6 +3,7 @@
 package faults_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -121,14 +122,15 @@ func (l *life) again(what string, call func() error) {
 	l.t.Fatalf("%s fails again and again: %v", what, errs)
 }
 
-// revive starts serve if it has died; it may be about to.
+// revive starts serve if it has died: its sockets are gone before it is.
 func (l *life) revive() {
 	l.t.Helper()
-	for end := time.Now().Add(200 * time.Millisecond); l.Running() && time.Now().Before(end); {
-		if _, err := l.Runtime.Version(l.Context(), &runtimeapi.VersionRequest{}); err == nil {
-			return
-		}
-	}
+	l.Wait("serve to answer or to end", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := l.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
+		return err == nil || !l.Running()
+	})
 	if !l.Running() {
 		l.Start()
 	}
