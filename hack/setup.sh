@@ -84,6 +84,8 @@ for what in "$@"; do
 		need ip iproute2
 		need curl curl # what the documentation types
 		need runc runc # test/pods compares
+		need qemu-aarch64 qemu-user # a release's programs are started
+		need dpkg-deb dpkg
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	race)
