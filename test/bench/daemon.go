@@ -25,6 +25,9 @@ type daemon struct {
 	net  *harness.Net
 	cmd  *exec.Cmd
 	done chan struct{}
+	// mounts is its mount namespace, which the next one enters: what a runtime pins
+	// there, a restart must find.
+	mounts *os.File
 }
 
 // cpuacct is where cgroup v1 counts processor time; without it the processes'
@@ -41,11 +44,17 @@ func (d *daemon) start() error {
 	}
 	defer log.Close()
 	// The shell joins the group before it becomes the daemon.
-	script := `[ ! -d "$0" ] || echo $$ > "$0/cgroup.procs"; exec "$@"`
+	script, mounts := `[ ! -d "$0" ] || echo $$ > "$0/cgroup.procs"; exec "$@"`, uintptr(syscall.CLONE_NEWNS)
+	if d.mounts != nil {
+		script, mounts = `[ ! -d "$0" ] || echo $$ > "$0/cgroup.procs"; exec nsenter --mount=/proc/self/fd/3 "$@"`, 0
+	}
 	d.cmd = exec.Command("/bin/sh", append([]string{"-c", script, d.group()}, d.argv...)...)
 	d.cmd.Env = append(os.Environ(), d.env...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setpgid: true}
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: mounts, Setpgid: true}
+	if d.mounts != nil {
+		d.cmd.ExtraFiles = []*os.File{d.mounts}
+	}
 	if _, err := os.Stat(cpuacct); err == nil {
 		if err := os.MkdirAll(d.group(), 0o755); err != nil {
 			return err
@@ -53,6 +62,11 @@ func (d *daemon) start() error {
 	}
 	if err := d.net.Do(d.cmd.Start); err != nil {
 		return fmt.Errorf("cannot start %s: %w", d.argv[0], err)
+	}
+	if d.mounts == nil {
+		if d.mounts, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", d.cmd.Process.Pid)); err != nil {
+			return errors.Join(fmt.Errorf("cannot keep its mount namespace: %w", err), d.cmd.Process.Kill())
+		}
 	}
 	d.done = make(chan struct{})
 	go func() {
@@ -90,6 +104,7 @@ func (d *daemon) stop() error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	os.Remove(d.group()) // it may not be there
+	d.mounts.Close()     // of nil too
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 

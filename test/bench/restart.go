@@ -9,6 +9,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// restartBound is how long a restart may take.
+const restartBound = 2 * time.Minute
+
 // restarts kills each runtime's daemon with pods running and measures when it
 // answers again, and when it knows all pods again.
 func restarts(ctx context.Context, b *bench) error {
@@ -29,6 +32,8 @@ func (e *endpoint) restart(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
+	bound, cancel := context.WithTimeout(ctx, time.Duration(b.rounds)*restartBound)
+	defer cancel()
 	for range b.rounds {
 		if err := e.daemon.end(syscall.SIGKILL); err != nil {
 			return err
@@ -37,13 +42,13 @@ func (e *endpoint) restart(ctx context.Context, b *bench) (err error) {
 		if err := e.daemon.start(); err != nil {
 			return err
 		}
-		if err := e.answers(ctx); err != nil {
+		if err := e.answers(bound); err != nil {
 			return err
 		}
 		e.add(fmt.Sprintf("first answer after a kill, %d pods", b.restart), time.Since(began).Seconds()*1000)
 		for known := false; !known; {
-			if known, err = e.knows(ctx, len(pods)); err != nil {
-				return err
+			if known, err = e.knows(bound, len(pods)); err != nil {
+				return fmt.Errorf("it does not know all %d pods again: %w", len(pods), err)
 			}
 		}
 		e.add(fmt.Sprintf("all known after a kill, %d pods", b.restart), time.Since(began).Seconds()*1000)
