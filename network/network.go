@@ -30,10 +30,11 @@ type Network interface {
 	// a second call, also by a later process, gives the same addresses. After an
 	// error the caller undoes with Detach.
 	Attach(ctx context.Context, pod Pod) (Result, error)
-	// Ahead makes what a pod's link consists of before there is a pod, in a new
-	// network namespace: what it returns goes to Attach with that namespace
-	// (Pod.Link), or is closed and ends with it. Nil: nothing is made ahead.
-	Ahead(ctx context.Context, netns int) (io.Closer, error)
+	// Ahead makes what a pod's link consists of before there is the pod, in a new
+	// network namespace: what it returns goes to Attach with id and namespace
+	// (Pod.Link), or is closed and ends with the namespace. Nil: nothing is made
+	// ahead.
+	Ahead(ctx context.Context, id string, netns int) (io.Closer, error)
 	// Detach takes the pods' ports, routes and addresses back. It needs no memory
 	// beyond the ids, does what it can for each and joins the errors; an id that
 	// was never attached is no error. The pod's own interface ends with its

@@ -77,10 +77,16 @@ func (r *Runtime) Prepare(ctx context.Context, b Bundle, rootfs *os.File) error 
 		}
 	}
 	m := &maker{Runtime: r, bundle: b, spec: b.Spec, out: &prepared{fds: map[string]*os.File{"rootfs": rootfs}, keep: map[string]*os.File{}}}
+	made := false
+	defer func() {
+		if !made { // also after a panic: files that nobody closes stay until the garbage is collected
+			m.out.close()
+		}
+	}()
 	if err := m.make(ctx); err != nil {
-		m.out.close()
 		return err
 	}
+	made = true
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old := r.prepared[b.ID]; old != nil {

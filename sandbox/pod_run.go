@@ -108,7 +108,12 @@ func lowerAttempt(other any, c *runtimeapi.PodSandboxConfig) bool {
 
 // runPod takes a new pod up.
 func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (string, error) {
-	p := &Pod{ID: newID(), BootID: m.cfg.BootID, Config: Message[*runtimeapi.PodSandboxConfig]{c}, CreatedAt: time.Now()}
+	p := &Pod{BootID: m.cfg.BootID, Config: Message[*runtimeapi.PodSandboxConfig]{c}, CreatedAt: time.Now()}
+	up := &podUp{Manager: m}
+	if err := up.takeAhead(p); err != nil {
+		return "", err
+	}
+	defer up.giveAhead()
 	p.CgroupParent = c.GetLinux().GetCgroupParent()
 	switch {
 	case p.CgroupParent == "":
@@ -127,8 +132,7 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	m.pods[p.ID] = e
 	m.podKeys[podKey(c)] = p.ID
 	m.mu.Unlock()
-	up := &podUp{Manager: m, entry: e, pod: *p}
-	defer m.spaces.ahead.Fill() // now nobody waits for what that takes
+	up.entry, up.pod = e, *p
 	if err := run(waits.At(ctx, &e.stage.waits), up.steps(), atStage(&e.stage)); err != nil {
 		if !leftBehind(err) {
 			m.forgetPod(p) // else the retry, or reconciling, tries again
@@ -158,8 +162,39 @@ type podUp struct {
 	*Manager
 	entry *podEntry
 	pod   Pod
+	own   netns.Options     // what the pod has of its own
 	later map[string]string // sysctls that need the pod's interface
-	link  io.Closer         // made ahead with the namespaces; nil: there is none, or the pod has it
+	ahead *netns.Set        // made for the pod before it was asked for; nil: nothing was
+	taken bool              // and its namespaces are the pod's
+}
+
+// takeAhead gives the pod its id: that of namespaces that are ready, if they will do.
+func (u *podUp) takeAhead(p *Pod) error {
+	sysctls, err := spec.Sysctls(p.Config.Of)
+	if err != nil {
+		return err
+	}
+	u.own = netns.Options{NoNet: p.hostNetwork(), IPC: !p.hostIPC(), UTS: !p.hostNetwork(), Hostname: p.hostname()}
+	u.own.Sysctls, u.later = netns.SplitSysctls(sysctls)
+	if p.ids().IsZero() {
+		u.ahead = u.spaces.ahead.Take(u.own)
+	}
+	if p.ID = newID(); u.ahead != nil {
+		p.ID = u.ahead.ID
+	}
+	return nil
+}
+
+// giveAhead lets go of what the pod did not take, and has more made: now nobody waits.
+func (u *podUp) giveAhead() {
+	switch {
+	case u.ahead == nil:
+	case !u.taken:
+		u.ahead.Close()
+	case u.ahead.Link != nil:
+		u.ahead.Link.Close() // it is the pod's, or it would keep the namespace alive
+	}
+	u.spaces.ahead.Fill()
 }
 
 // steps are what a pod consists of, in the order in which it is made.
@@ -176,7 +211,7 @@ func (u *podUp) hostSteps() []step {
 	id := u.pod.ID
 	return u.faulty("pod", []step{
 		{"write files", u.writeFiles, nil},
-		{"make namespaces", u.makeNamespaces, func(context.Context) error { return errors.Join(u.dropLink(), u.dropNamespaces(id)) }},
+		{"make namespaces", u.makeNamespaces, func(context.Context) error { return u.dropNamespaces(id) }},
 		{"pin network namespace", u.pin, func(context.Context) error { return netns.Unpin(u.NetNSPath(id)) }},
 		{"attach network", u.attach, func(ctx context.Context) error { return u.cfg.Network.Detach(ctx, id) }},
 	})
@@ -198,16 +233,7 @@ func (m *Manager) removePodDirs(id string) error {
 // makeNamespaces makes what the pod does not share with the node, and gives it
 // into custody: it lives as long as somebody holds it, without a process.
 func (u *podUp) makeNamespaces(ctx context.Context) error {
-	sysctls, err := spec.Sysctls(u.pod.Config.Of)
-	if err != nil {
-		return err
-	}
-	now, later := netns.SplitSysctls(sysctls)
-	u.later = later
-	files, err := u.newNamespaces(ctx, netns.Options{
-		NoNet: u.pod.hostNetwork(), IPC: !u.pod.hostIPC(), UTS: !u.pod.hostNetwork(),
-		Hostname: u.pod.hostname(), Sysctls: now,
-	})
+	files, err := u.newNamespaces(ctx)
 	if err != nil {
 		return err
 	}
@@ -220,15 +246,6 @@ func (u *podUp) makeNamespaces(ctx context.Context) error {
 		files["shm"] = shm
 	}
 	return u.cfg.Custody.Hold(ctx, u.pod.ID, files)
-}
-
-// dropLink closes a link that the pod was not attached by: it would keep the
-// namespace alive.
-func (u *podUp) dropLink() error {
-	if u.link == nil {
-		return nil
-	}
-	return u.link.Close()
 }
 
 // newShm makes a pod's /dev/shm, of which each container gets a clone.
@@ -281,6 +298,13 @@ func (u *podUp) pin(context.Context) error {
 	return netns.Pin(int(net.Fd()), u.NetNSPath(u.pod.ID))
 }
 
+func (u *podUp) link() io.Closer {
+	if u.ahead == nil {
+		return nil
+	}
+	return u.ahead.Link
+}
+
 func (u *podUp) attach(ctx context.Context) error {
 	if u.pod.hostNetwork() {
 		return nil
@@ -301,7 +325,7 @@ func (u *podUp) attach(ctx context.Context) error {
 	}
 	u.pod.Network, err = u.cfg.Network.Attach(ctx, network.Pod{
 		ID: u.pod.ID, Namespace: c.GetMetadata().GetNamespace(), Name: c.GetMetadata().GetName(), UID: c.GetMetadata().GetUid(),
-		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Link: u.link, Ports: ports,
+		NetNS: int(net.Fd()), NetNSPath: u.NetNSPath(u.pod.ID), Link: u.link(), Ports: ports,
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), Bandwidth: limits, CgroupParent: u.pod.CgroupParent,
 		DNS: network.DNS{Servers: c.GetDnsConfig().GetServers(), Searches: c.GetDnsConfig().GetSearches(), Options: c.GetDnsConfig().GetOptions()},
 	})

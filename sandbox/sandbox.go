@@ -191,7 +191,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, pods: map[string]*podEntry{}, containers: map[string]*containerEntry{},
 		podKeys: map[string]string{}, ctrKeys: map[string]string{}}
 	m.SetPolicy(cfg.Policy)
-	m.spaces.ahead.Size, m.spaces.ahead.Connect = podsAhead, cfg.Network.Ahead
+	m.spaces.ahead.Size, m.spaces.ahead.NewID, m.spaces.ahead.Connect = podsAhead, newID, cfg.Network.Ahead
 	var err error
 	if m.spaces.ahead.Sysctls, err = spec.Sysctls(&runtimeapi.PodSandboxConfig{}); err != nil {
 		return nil, err

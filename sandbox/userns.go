@@ -26,19 +26,26 @@ func (m *Manager) checkUsers(c *runtimeapi.PodSandboxConfig) error {
 	return nil
 }
 
-// newNamespaces makes those of opts, by name; a pod's user namespace owns them.
-func (u *podUp) newNamespaces(ctx context.Context, opts netns.Options) (map[string]*os.File, error) {
+// newNamespaces makes what the pod has of its own, by name; a pod's user namespace
+// owns them.
+func (u *podUp) newNamespaces(ctx context.Context) (map[string]*os.File, error) {
 	if ids := u.pod.ids(); !ids.IsZero() {
-		return u.namespacesOf(ctx, u.pod.ID, opts, oci.NamespaceSet{IDs: ids})
+		return u.namespacesOf(ctx, u.pod.ID, u.own, oci.NamespaceSet{IDs: ids})
 	}
-	if opts.NoNet && !opts.IPC && !opts.UTS {
+	if u.own.NoNet && !u.own.IPC && !u.own.UTS {
 		return map[string]*os.File{}, nil
 	}
-	set, err := u.spaces.ahead.New(ctx, opts)
+	if u.ahead != nil {
+		if err := u.spaces.ahead.Settle(u.ahead, u.own); err != nil {
+			return nil, err
+		}
+		u.taken = true
+		return u.ahead.Files(), nil
+	}
+	set, err := netns.New(ctx, u.own)
 	if err != nil {
 		return nil, err
 	}
-	u.link = set.Link
 	return set.Files(), nil
 }
 

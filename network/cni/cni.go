@@ -124,7 +124,7 @@ func (t *Timing) fill() {
 func (n *Network) SetPodCIDR(cidrs []netip.Prefix) { n.cidrs.Store(&cidrs) }
 
 // Ahead implements network.Network: plugins are told of pods only.
-func (n *Network) Ahead(context.Context, int) (io.Closer, error) { return nil, nil }
+func (n *Network) Ahead(context.Context, string, int) (io.Closer, error) { return nil, nil }
 
 // Attach implements network.Network: ADD.
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {

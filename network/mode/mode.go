@@ -145,13 +145,13 @@ func (n *Network) useCNI() bool {
 }
 
 // Ahead implements network.Network.
-func (n *Network) Ahead(ctx context.Context, netns int) (io.Closer, error) {
+func (n *Network) Ahead(ctx context.Context, id string, netns int) (io.Closer, error) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if n.useCNI() || n.embedded == nil {
 		return nil, nil
 	}
-	return n.embedded.Ahead(ctx, netns)
+	return n.embedded.Ahead(ctx, id, netns)
 }
 
 // Attach implements network.Network.

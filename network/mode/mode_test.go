@@ -168,7 +168,7 @@ func TestLinkMadeAheadOfAChange(t *testing.T) {
 	ahead := func(s *scene, n *Network) *networktest.Pod {
 		t.Helper()
 		p := s.Prepare()
-		link, err := n.Ahead(t.Context(), p.NetNS)
+		link, err := n.Ahead(t.Context(), p.ID, p.NetNS)
 		if err != nil || link == nil {
 			t.Fatalf("made ahead: %v, %v", link, err)
 		}
@@ -192,7 +192,7 @@ func TestLinkMadeAheadOfAChange(t *testing.T) {
 	p := ahead(s, n)
 	s.configure()
 	s.until("plugins serve", func() bool { return n.Report().Serves == CNI && n.Ready() == nil })
-	if link, err := n.Ahead(t.Context(), p.NetNS); link != nil || err != nil {
+	if link, err := n.Ahead(t.Context(), p.ID, p.NetNS); link != nil || err != nil {
 		t.Errorf("for plugins: %v, %v", link, err)
 	}
 	attach(s, p, plugins4)
@@ -200,7 +200,7 @@ func TestLinkMadeAheadOfAChange(t *testing.T) {
 	s = newScene(t)
 	s.cfg.KubeletCIDR = true
 	n = s.start(Embedded)
-	if link, err := n.Ahead(t.Context(), s.Prepare().NetNS); link != nil || err != nil {
+	if link, err := n.Ahead(t.Context(), s.Prepare().ID, s.Node); link != nil || err != nil {
 		t.Errorf("without a range: %v, %v", link, err)
 	}
 	for _, prefix := range []string{"10.1.2.", "10.1.3."} {

@@ -41,8 +41,9 @@ type Options struct {
 // keep the namespaces alive; those not asked for are nil.
 type Set struct {
 	Net, IPC, UTS *os.File
-	// Link is what Pool.Connect made in Net, nil where it made nothing. It keeps the
-	// namespace alive, too.
+	// ID and Link are a set's that a Pool made: the id of the pod that it is for, and
+	// what Connect made in Net, or nil. That keeps the namespace alive, too.
+	ID   string
 	Link io.Closer
 }
 

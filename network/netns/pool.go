@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 
@@ -13,16 +14,17 @@ import (
 
 // A Pool has a few sets of namespaces ready: making one takes a millisecond with
 // its link, most of it in the kernel, which a pod need not wait for. What is ready
-// has no pod's name and no owner; it ends with the process. The zero Pool has none,
+// has no name and no owner; it ends with the process. The zero Pool has none,
 // and New then makes what it gives.
 type Pool struct {
 	// Size is how many are kept ready.
 	Size int
 	// Sysctls are those of net.* that nearly every pod has.
 	Sysctls map[string]string
-	// Connect makes what a pod's link consists of in a network namespace; it may make
-	// nothing. What it returns is the set's Link.
-	Connect func(ctx context.Context, netns int) (io.Closer, error)
+	// NewID gives each set the id of its pod. Connect makes what that pod's link
+	// consists of in a network namespace, the set's Link; it may make nothing.
+	NewID   func() string
+	Connect func(ctx context.Context, id string, netns int) (io.Closer, error)
 
 	mu      sync.Mutex
 	ready   []*Set
@@ -31,64 +33,56 @@ type Pool struct {
 	fillers sync.WaitGroup
 }
 
-// New is as the function New; a pod with all three namespaces gets them from the
-// pool, if there are any. Who took one calls Fill when its pod need not wait any
-// more.
-func (p *Pool) New(ctx context.Context, opts Options) (*Set, error) {
-	if err := opts.check(); err != nil {
-		return nil, err
+// Take gives a set that is made ahead, for a pod with these options and the set's ID,
+// if there is one that will do; else nil. Settle makes it the pod's. Whoever took one
+// calls Fill when the pod need not wait any more.
+func (p *Pool) Take(opts Options) *Set {
+	if !p.fits(opts) {
+		return nil
 	}
-	rest, fits := p.fits(opts)
-	if !fits {
-		return New(ctx, opts)
-	}
-	set := p.take()
-	if set == nil {
-		return New(ctx, opts)
-	}
-	opts.Sysctls = rest
-	if err := set.settle(opts, settle); err != nil {
-		set.Close()
-		return nil, err
-	}
-	return set, nil
-}
-
-// fits says whether what is ready will do, and which sysctls are left to be written.
-// Those of net.* have to be there first: a link takes over what they are when it is
-// made.
-func (p *Pool) fits(opts Options) (rest map[string]string, fits bool) {
-	if opts.NoNet || !opts.IPC || !opts.UTS || opts.Owner != 0 {
-		return nil, false
-	}
-	for key, value := range p.Sysctls {
-		if opts.Sysctls[key] != value {
-			return nil, false
-		}
-	}
-	rest = map[string]string{}
-	for key, value := range opts.Sysctls {
-		if _, set := p.Sysctls[key]; set {
-			continue
-		}
-		if namespaceOf(sysctlPath(key)) == "net" {
-			return nil, false
-		}
-		rest[key] = value
-	}
-	return rest, true
-}
-
-// take gives a set, nil if none is ready: the oldest, whose link is up for longest.
-func (p *Pool) take() *Set {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.ready) == 0 {
 		return nil
 	}
-	set := p.ready[0]
+	set := p.ready[0] // the oldest, whose link is up for longest
 	p.ready = p.ready[1:]
 	return set
+}
+
+// Settle sets what of the options is a pod's own.
+func (p *Pool) Settle(set *Set, opts Options) error {
+	if err := opts.check(); err != nil {
+		return err
+	}
+	opts.Sysctls = p.unset(opts.Sysctls)
+	return set.settle(opts, settle)
+}
+
+// fits says whether what is ready will do. Sysctls of net.* have to be there first: a
+// link takes over what they are when it is made.
+func (p *Pool) fits(opts Options) bool {
+	if opts.NoNet || !opts.IPC || !opts.UTS || opts.Owner != 0 {
+		return false
+	}
+	for key, value := range p.Sysctls {
+		if opts.Sysctls[key] != value {
+			return false
+		}
+	}
+	for key := range p.unset(opts.Sysctls) {
+		if namespaceOf(sysctlPath(key)) == "net" {
+			return false
+		}
+	}
+	return true
+}
+
+// unset are the sysctls that what is ready does not have.
+func (p *Pool) unset(sysctls map[string]string) map[string]string {
+	rest := maps.Clone(sysctls)
+	maps.DeleteFunc(rest, func(key, _ string) bool { _, set := p.Sysctls[key]; return set })
+	return rest
 }
 
 // Fill has the pool made full in the background.
@@ -124,7 +118,7 @@ func (p *Pool) fill() {
 			set.Close()
 		}
 		if err != nil {
-			slog.Warn("cannot make namespaces ahead", "err", err) // a pod that needs them says so
+			slog.Warn("cannot make a pod's namespaces and link ahead", "err", err) // a pod that needs them says so
 		}
 		if !more {
 			return
@@ -134,12 +128,13 @@ func (p *Pool) fill() {
 
 func (p *Pool) make(ctx context.Context) (*Set, error) {
 	set, err := New(ctx, Options{IPC: true, UTS: true, Sysctls: p.Sysctls})
-	if err != nil || p.Connect == nil {
-		return set, err
+	if err != nil {
+		return nil, err
 	}
-	if set.Link, err = p.Connect(ctx, int(set.Net.Fd())); err != nil {
-		set.Link = nil
-		slog.Warn("cannot connect a namespace ahead", "err", err) // a pod that needs it says so
+	set.ID = p.NewID()
+	if set.Link, err = p.Connect(ctx, set.ID, int(set.Net.Fd())); err != nil {
+		set.Close()
+		return nil, err
 	}
 	return set, nil
 }

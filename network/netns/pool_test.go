@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -26,17 +27,27 @@ func (p *Pool) waitFull() {
 	}
 }
 
+// nothingMade is a pool whose sets have no links.
+func nothingMade(size int) *Pool {
+	return &Pool{Size: size, Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "7"}, NewID: func() string { return "an id" },
+		Connect: func(context.Context, string, int) (io.Closer, error) { return nil, nil }}
+}
+
 // A set from the pool is like one made on the spot: of the pod's own, furnished,
 // and never given twice.
 func TestPoolGivesFurnishedSets(t *testing.T) {
-	p := &Pool{Size: 2}
+	p := nothingMade(2)
 	p.Fill()
 	p.waitFull()
 	seen := map[uint64]bool{}
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		set, err := p.New(t.Context(), Options{IPC: true, UTS: true, Hostname: name,
-			Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "7", "kernel.shm_rmid_forced": "1"}})
-		if err != nil {
+		p.waitFull()
+		opts := Options{IPC: true, UTS: true, Hostname: name, Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "7", "kernel.shm_rmid_forced": "1"}}
+		set := p.Take(opts)
+		if set == nil {
+			t.Fatal("the full pool has nothing")
+		}
+		if err := p.Settle(set, opts); err != nil {
 			t.Fatal(err)
 		}
 		p.Fill()
@@ -67,12 +78,14 @@ func (c *closed) Close() error { *c++; return nil }
 // another of net.* gets a namespace without a link: an interface takes over what is set
 // when it is made.
 func TestPoolConnects(t *testing.T) {
-	usual := map[string]string{"net.ipv4.ip_unprivileged_port_start": "7"}
-	links := map[int]*closed{}
-	p := &Pool{Size: 2, Sysctls: usual, Connect: func(_ context.Context, netns int) (io.Closer, error) {
-		links[netns] = new(closed)
-		return links[netns], nil
-	}}
+	links := map[string]*closed{}
+	p := nothingMade(2)
+	usual := p.Sysctls
+	p.NewID = func() string { return fmt.Sprint(len(links)) }
+	p.Connect = func(_ context.Context, id string, netns int) (io.Closer, error) {
+		links[id] = new(closed)
+		return links[id], nil
+	}
 	p.Fill()
 	p.waitFull()
 	with := func(key, value string) Options {
@@ -84,21 +97,18 @@ func TestPoolConnects(t *testing.T) {
 		with("net.ipv4.conf.default.rp_filter", "1"), with("net.core.somaxconn", "99"), with("net/ipv4/ip_forward", "1"),
 		with("net.ipv4.ip_unprivileged_port_start", "8"), {IPC: true, UTS: true}, {UTS: true, Sysctls: usual},
 	} {
-		set, err := p.New(t.Context(), opts)
-		if err != nil {
-			t.Fatal(err)
+		if set := p.Take(opts); set != nil {
+			t.Errorf("%+v: got a set", opts)
+			set.Close()
 		}
-		if set.Link != nil {
-			t.Errorf("%+v: got a link", opts)
-		}
-		set.Close()
 	}
-	set, err := p.New(t.Context(), with("kernel.shm_rmid_forced", "1"))
-	if err != nil {
+	opts := with("kernel.shm_rmid_forced", "1")
+	set := p.Take(opts)
+	if set == nil || set.Link != links[set.ID] {
+		t.Fatalf("set %+v", set)
+	}
+	if err := p.Settle(set, opts); err != nil {
 		t.Fatal(err)
-	}
-	if set.Link == nil || set.Link != links[int(set.Net.Fd())] {
-		t.Errorf("link %v", set.Link)
 	}
 	checkInside(t, set, "pod")
 	set.Close()
@@ -137,15 +147,16 @@ func checkInside(t *testing.T, set *Set, name string) {
 }
 
 func BenchmarkPool(b *testing.B) {
-	p := &Pool{Size: 4}
+	p := nothingMade(4)
 	p.Fill()
 	defer p.Close()
 	for b.Loop() {
 		b.StopTimer()
 		p.waitFull()
 		b.StartTimer()
-		set, err := p.New(b.Context(), Options{IPC: true, UTS: true, Hostname: "web"})
-		if err != nil {
+		opts := Options{IPC: true, UTS: true, Hostname: "web", Sysctls: p.Sysctls}
+		set := p.Take(opts)
+		if err := p.Settle(set, opts); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -2,8 +2,10 @@ package routed_test
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/networktest"
@@ -40,11 +42,11 @@ type ahead struct {
 }
 
 func (a ahead) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
-	link, err := a.Ahead(ctx, pod.NetNS)
+	link, err := a.Ahead(ctx, pod.ID, pod.NetNS)
 	switch {
 	case err == nil:
 		pod.Link = link
-	case !strings.Contains(err.Error(), "not ours"): // the pod is attached already
+	case !errors.Is(err, unix.EEXIST): // the pod is attached already
 		a.t.Error(err)
 	}
 	return a.Network.Attach(ctx, pod)

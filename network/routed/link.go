@@ -44,7 +44,7 @@ func podMAC(id string) net.HardwareAddr {
 
 // A wire is one pod's veth while it is being made: both ends with a socket each.
 type wire struct {
-	name      string // what the host's end is found by: its name, or a second one
+	name      string // of the host's end
 	mac       net.HardwareAddr
 	mtu       int
 	netns     int
@@ -122,7 +122,6 @@ func (w *wire) find() (bool, error) {
 	}
 	pod, err := w.pod.link(podLink)
 	if err == nil && pod.Attrs().ParentIndex == host.Attrs().Index && host.Attrs().ParentIndex == pod.Attrs().Index {
-		w.mac = pod.Attrs().HardwareAddr
 		return true, nil
 	}
 	if err := w.handle.LinkDel(host); err != nil && !gone(err) {

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -158,7 +157,7 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 	var held lease
 	var w *wire
 	err = n.queue.do(ctx, func() (err error) {
-		w = n.wire(n.linkName(pod.ID), podMAC(pod.ID), pod.NetNS)
+		w = n.wire(pod.ID, pod.NetNS)
 		if err := n.ensure(); err != nil { // the table of all pods but this one
 			return notReady(err)
 		}
@@ -177,13 +176,12 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		return network.Result{}, withOwner(err)
 	}
 	n.flows.arrived(held)
-	host := w.hostEnd.Attrs()
-	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: host.Name, MAC: w.mac.String(), MTU: host.MTU}, nil
+	return network.Result{IPs: held.IPs, Interface: podLink, HostLink: w.name, MAC: w.mac.String(), MTU: w.hostEnd.Attrs().MTU}, nil
 }
 
 // wire is a veth that is not made yet.
-func (n *Network) wire(name string, mac net.HardwareAddr, netns int) *wire {
-	return &wire{name: name, mac: mac, mtu: n.mtu, netns: netns, handle: n.host, host: n.rt}
+func (n *Network) wire(id string, netns int) *wire {
+	return &wire{name: n.linkName(id), mac: podMAC(id), mtu: n.mtu, netns: netns, handle: n.host, host: n.rt}
 }
 
 // checkTaken refuses ports that somebody beside this instance's pods has.
@@ -211,15 +209,24 @@ func (n *Network) connect(w *wire, held *lease, ahead *Link) error {
 	if err != nil {
 		return err
 	}
-	if !taken {
-		if w.pod, err = n.queue.inside(w.netns); err != nil {
+	if taken {
+		if err := n.furnish(w, held, nil); !gone(err) {
 			return err
 		}
-		defer w.pod.close()
-		if err := w.make(); err != nil {
-			return err
-		}
+		ahead.Close() // somebody removed it
 	}
+	if w.pod, err = n.queue.inside(w.netns); err != nil {
+		return err
+	}
+	defer w.pod.close()
+	if err := w.make(); err != nil {
+		return err
+	}
+	return n.furnish(w, held, n.pools)
+}
+
+// furnish adds what is a pod's own to its link; with pools gateways, too.
+func (n *Network) furnish(w *wire, held *lease, pools []pool) error {
 	if err := w.limit(held.Bandwidth); err != nil {
 		return err
 	}
@@ -228,9 +235,7 @@ func (n *Network) connect(w *wire, held *lease, ahead *Link) error {
 	}
 	b := &batch{}
 	w.address(b, held.IPs)
-	if !taken {
-		w.lead(b, n.pools)
-	}
+	w.lead(b, pools)
 	return w.pod.do(b, nil)
 }
 
@@ -259,7 +264,7 @@ func (n *Network) publish(w *wire, held lease) error {
 	if n.pools[0].prefix.Addr().Is4() && slices.ContainsFunc(held.Ports, onLoopback) {
 		// So that 127.0.0.1:port on the host leads into this interface; the guard
 		// chain keeps the pod from going the other way.
-		if err := setSysctl("net/ipv4/conf/"+w.hostEnd.Attrs().Name+"/route_localnet", "1"); err != nil {
+		if err := setSysctl("net/ipv4/conf/"+w.name+"/route_localnet", "1"); err != nil {
 			return err
 		}
 	}
@@ -360,28 +365,20 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 		return err
 	}))
 	for _, link := range links {
-		if _, ours := n.podOf(link); ours {
-			errs = append(errs, n.queue.do(ctx, func() error { return n.sweep(link, keep) }))
+		name := link.Attrs().Name
+		rest, ours := strings.CutPrefix(name, linkPrefix(n.instance))
+		if !ours || len(rest) != 8 && len(rest) != len(ifbName("12345678")) {
+			continue
 		}
+		errs = append(errs, n.queue.do(ctx, func() error {
+			// Asked here: one that is made ahead becomes a pod's in a job.
+			if n.links.has(name) || keep(rest[:8]) {
+				return nil
+			}
+			return n.remove(name)
+		}))
 	}
 	return errors.Join(errs...)
-}
-
-// sweep removes an interface that is nobody's, asked anew: one made ahead has become
-// a pod's meanwhile.
-func (n *Network) sweep(link netlink.Link, keep func(string) bool) error {
-	link, err := n.host.LinkByIndex(link.Attrs().Index)
-	if err != nil {
-		if gone(err) {
-			return nil
-		}
-		return fmt.Errorf("cannot find interface: %w", err)
-	}
-	pod, ours := n.podOf(link)
-	if !ours || pod != "" && keep(pod) || pod == "" && n.links.has(link.Attrs().Name) {
-		return nil
-	}
-	return n.remove(link.Attrs().Name)
 }
 
 // Close implements network.Network. An instance without pods takes its table
