@@ -17,7 +17,7 @@ import (
 
 // The most objects that serve may allocate, gRPC's own included: for a pod with
 // one container, an ExecSync, the end of both, and a list of twenty containers.
-var allocationBounds = map[string]float64{"up": 7500, "exec": 800, "down": 1500, "list": 200}
+var allocationBounds = map[string]float64{"up": 4000, "exec": 800, "down": 1500, "list": 200}
 
 // TestAllocations counts what each does to the daemon's heap, which is what the
 // garbage collector is paid for. Nothing is timed.
