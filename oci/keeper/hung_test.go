@@ -69,3 +69,30 @@ func alive(pids []int) (list []int) {
 	}
 	return list
 }
+
+// TestAnswersNobodyTakes: a link whose other side sends more answers than somebody
+// waits for sees its end all the same.
+func TestAnswersNobodyTakes(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLink(pair[0], func(Item) {})
+	ch, end, err := l.begin(&message{Verb: verbList}, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := send(pair[1], &message{Seq: 1, Item: &Item{ID: "x"}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	(&fixture{t: t}).until("the first answer", func() bool { return len(ch) == 1 })
+	end()
+	unix.Close(pair[1])
+	select {
+	case <-l.dead:
+	case <-time.After(20 * time.Second):
+		t.Error("the link does not see that the other side is gone")
+	}
+}

@@ -24,7 +24,13 @@ type link struct {
 
 	mu      sync.Mutex
 	seq     uint64
-	pending map[uint64]chan answer
+	pending map[uint64]*asker
+}
+
+// An asker takes the answers to one request, until gone.
+type asker struct {
+	answers chan answer
+	gone    chan struct{}
 }
 
 type answer struct {
@@ -33,7 +39,7 @@ type answer struct {
 }
 
 func newLink(fd int, onExit func(Item)) *link {
-	l := &link{fd: fd, dead: make(chan struct{}), pending: map[uint64]chan answer{}}
+	l := &link{fd: fd, dead: make(chan struct{}), pending: map[uint64]*asker{}}
 	go l.read(onExit)
 	return l
 }
@@ -62,13 +68,17 @@ func (l *link) read(onExit func(Item)) {
 			continue
 		}
 		l.mu.Lock()
-		ch := l.pending[m.Seq]
+		w := l.pending[m.Seq]
 		l.mu.Unlock()
-		if ch == nil {
+		if w == nil {
 			closeAll(fds) // nobody waits any more
 			continue
 		}
-		ch <- answer{m, fds}
+		select {
+		case w.answers <- answer{m, fds}:
+		case <-w.gone:
+			closeAll(fds)
+		}
 	}
 }
 
@@ -88,16 +98,17 @@ func (l *link) close() {
 
 // begin sends a request and returns where its answers come.
 func (l *link) begin(m *message, fds []int, room int) (chan answer, func(), error) {
-	ch := make(chan answer, room)
+	w := &asker{make(chan answer, room), make(chan struct{})}
 	l.mu.Lock()
 	l.seq++
 	m.Seq = l.seq
-	l.pending[m.Seq] = ch
+	l.pending[m.Seq] = w
 	l.mu.Unlock()
 	end := func() {
 		l.mu.Lock()
 		delete(l.pending, m.Seq)
 		l.mu.Unlock()
+		close(w.gone)
 	}
 	l.sendMu.Lock()
 	defer l.sendMu.Unlock()
@@ -112,7 +123,7 @@ func (l *link) begin(m *message, fds []int, room int) (chan answer, func(), erro
 		}
 		return nil, nil, err
 	}
-	return ch, end, nil
+	return w.answers, end, nil
 }
 
 // answer sends a request and waits for its one answer, whose descriptors become the
