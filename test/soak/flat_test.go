@@ -21,12 +21,13 @@ type figures struct {
 	goroutines, descriptors, processes int
 	held                               int64 // bytes: proportional set size of serve, keeper and spawners
 	memory                             int64 // bytes: that without what serve's heap holds beside what lives in it
+	heap                               int64 // bytes: what lives in serve's heap
 	disk, files                        int64 // bytes and names below root and state, without logs
 }
 
 func (f figures) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors, %d processes, %.1f MiB of memory (%.1f with garbage), %.1f MiB on disk in %d files",
-		f.goroutines, f.descriptors, f.processes, float64(f.memory)/(1<<20), float64(f.held)/(1<<20), float64(f.disk)/(1<<20), f.files)
+	return fmt.Sprintf("%d goroutines, %d descriptors, %d processes, %.1f MiB of memory (%.1f with garbage, %.1f live in serve's heap), %.1f MiB on disk in %d files",
+		f.goroutines, f.descriptors, f.processes, float64(f.memory)/(1<<20), float64(f.held)/(1<<20), float64(f.heap)/(1<<20), float64(f.disk)/(1<<20), f.files)
 }
 
 // What may be more at the end than at the beginning: idle connections, and memory of
@@ -35,7 +36,8 @@ const (
 	moreGoroutines  = 10
 	moreDescriptors = 10
 	moreProcesses   = 1
-	moreMemory      = 5 << 20
+	moreMemory      = 8 << 20
+	moreHeap        = 2 << 20
 	moreDisk        = 1 << 20
 )
 
@@ -49,6 +51,7 @@ func (f figures) beyond(base figures) (list []string) {
 		{"descriptors", int64(f.descriptors), int64(base.descriptors), moreDescriptors},
 		{"processes", int64(f.processes), int64(base.processes), moreProcesses},
 		{"bytes of memory", f.memory, base.memory, moreMemory},
+		{"bytes in serve's heap", f.heap, base.heap, moreHeap},
 		{"bytes on disk", f.disk, base.disk, moreDisk},
 		{"files", f.files, base.files, 2},
 	} {
@@ -79,13 +82,13 @@ func (s *soak) look() (f figures) {
 	keeper := s.Keeper()
 	ours := append([]int{s.PID(), keeper}, harness.Children(keeper)...)
 	f.processes = len(ours)
-	garbage := s.garbage()
+	heap, garbage := s.heap()
 	for _, pid := range ours {
 		fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		f.descriptors += len(fds)
 		f.held += pss(pid)
 	}
-	f.goroutines, f.memory = s.goroutines(), f.held-garbage
+	f.goroutines, f.heap, f.memory = s.goroutines(), heap, f.held-garbage
 	for _, dir := range []string{s.State, s.Root} {
 		filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 			if err != nil || strings.HasSuffix(name, ".log") {
@@ -123,9 +126,10 @@ func (s *soak) goroutines() (n int) {
 	return n
 }
 
-// garbage is what serve's heap holds beside what lives in it after a collection: a
-// busy daemon collects late, an idle one gives memory back from time to time.
-func (s *soak) garbage() int64 {
+// heap is what lives in serve's heap after a collection, and what the heap holds
+// beside it: a busy daemon collects late, an idle one gives memory back from time to
+// time.
+func (s *soak) heap() (live, garbage int64) {
 	s.T.Helper()
 	stats := map[string]int64{}
 	for line := range strings.Lines(s.profile("heap?gc=1&debug=1")) {
@@ -136,7 +140,7 @@ func (s *soak) garbage() int64 {
 	if stats["HeapAlloc"] == 0 || stats["HeapSys"] == 0 {
 		s.T.Fatal("cannot read the size of the heap")
 	}
-	return stats["HeapSys"] - stats["HeapReleased"] - stats["HeapAlloc"]
+	return stats["HeapAlloc"], stats["HeapSys"] - stats["HeapReleased"] - stats["HeapAlloc"]
 }
 
 // profile is one of serve's, as text.
