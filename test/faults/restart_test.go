@@ -15,8 +15,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The bounds for a restart with as many pods as CRIBOX_PODS says: on a machine with
-// nothing else to do.
+// The bounds for a restart of serve with as many pods as CRIBOX_PODS says: on a
+// machine with nothing else to do.
 const (
 	firstAnswer = 300 * time.Millisecond
 	allPods     = time.Second
@@ -41,7 +41,7 @@ func TestRestartWithManyPods(t *testing.T) {
 		}
 		first, all := restart(t, i, n)
 		t.Logf("%s, %d pods: Version and Status after %v, all pods after %v", how, n, first.Round(time.Millisecond), all.Round(time.Millisecond))
-		if timed && (first > firstAnswer || all > allPods) {
+		if timed && how == "killed" && (first > firstAnswer || all > allPods) {
 			t.Errorf("%s: want %v and %v", how, firstAnswer, allPods)
 		}
 		ready(t, i, n)

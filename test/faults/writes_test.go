@@ -116,6 +116,7 @@ func (s *shortage) met() bool {
 // needs some; what fails works when it is asked for again, and nothing is left. The
 // points are the calls that a life makes.
 func TestEveryWrite(t *testing.T) {
+	t.Parallel()
 	s := new(shortage)
 	l := newLife(t, withShortage(t, s))
 	l.run("") // what is made once is not of a pod's life
@@ -151,6 +152,7 @@ func takesSpace(point string) bool {
 // TestFullWhilePulling: the disk is full at each call of a pull that needs space: it
 // fails saying so and leaves nothing, and with space the image is there.
 func TestFullWhilePulling(t *testing.T) {
+	t.Parallel()
 	s := new(shortage)
 	i := harness.New(t, withShortage(t, s))
 	pull := func(n int) error { // each time another, for layers of a failed pull wait for its retry
