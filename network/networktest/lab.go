@@ -29,8 +29,8 @@ const (
 	Node6, Outside6 = "2001:db8::2", "2001:db8::1"
 )
 
-// wait is for what has to come, silence for what must not.
-const wait = 10 * time.Second
+// wait is for what has to come: long, for an emulated machine (hack/vm).
+const wait = 30 * time.Second
 
 // A Lab is a node and a host outside:
 //

@@ -35,7 +35,7 @@ type lab struct {
 const (
 	node4, other4, out4 = "192.0.2.2", "192.0.2.3", "192.0.2.1"
 	node6, out6         = "2001:db8::2", "2001:db8::1"
-	wait                = 10 * time.Second // for what has to come
+	wait                = 30 * time.Second // for what has to come, also on an emulated machine
 )
 
 // The IPv6 neighbours are set because an interface that just came up finds none in
