@@ -138,9 +138,9 @@ func (m *maker) openCgroup(context.Context) (err error) {
 			m.give(fmt.Sprintf("mount.%d", i), view)
 		}
 	}
-	counter, err := m.group.KillCounter()
-	if counter != nil {
-		m.out.keep[keeper.FDKills] = counter
+	own, slice, err := m.group.KillCounters()
+	if own != nil {
+		m.out.keep[keeper.FDKills], m.out.keep[keeper.FDSliceKills] = own, slice
 	}
 	return err
 }

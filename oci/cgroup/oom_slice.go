@@ -10,8 +10,8 @@ import (
 )
 
 // systemd removes a scope's group once its last process has ended, and with it the
-// count of kills for want of memory. The keeper reads it first, as a rule
-// (KillCounter). Where it came too late, or there was none: the pod's slice stays and counts for all below it (memory.events is hierarchical): what is
+// count of kills for want of memory. The keeper counts them (KillCounters). Where there
+// was none: the pod's slice stays and counts for all below it (memory.events is hierarchical): what is
 // there and was counted for no other group happened in the one that is gone.
 
 // sliceKills is what is known of the kills below one slice.
@@ -75,20 +75,25 @@ func (s *System) killsOfGone(c *Cgroup) uint64 {
 	return k.known[c.Path]
 }
 
-// KillCounter duplicates the file with the count of a scope, for who sees the end of
-// its last process before systemd does; nil for a group that stays.
-func (c *Cgroup) KillCounter() (*os.File, error) {
+// KillCounters opens the files with the counts of a scope and of its slice, for who
+// is there when its last process ends; nil for a group that stays.
+func (c *Cgroup) KillCounters() (own, slice *os.File, err error) {
 	if !inSlice(c.Path) || c.oom == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	fd, err := unix.FcntlInt(c.oom.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	dir := c.sys.unifiedDir(c.Path)
+	own, err = openFile(unix.AT_FDCWD, path.Join(dir, "memory.events"), unix.O_RDONLY)
+	if err == nil {
+		slice, err = openFile(unix.AT_FDCWD, path.Join(path.Dir(dir), "memory.events"), unix.O_RDONLY)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot watch cgroup %s: %w", c.Path, os.NewSyscallError("fcntl", err))
+		own.Close() // of nil too
+		return nil, nil, fmt.Errorf("cannot watch cgroup %s: %w", c.Path, err)
 	}
-	return os.NewFile(uintptr(fd), "memory.events"), nil
+	return own, slice, nil
 }
 
-// KillsCounted takes in how many there were in a scope, from who had its KillCounter.
+// KillsCounted takes in how many there were in a scope, from who had its KillCounters.
 func (s *System) KillsCounted(cgroupPath string, n uint64) {
 	s.kills.Lock()
 	defer s.kills.Unlock()

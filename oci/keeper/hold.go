@@ -1,11 +1,9 @@
 package keeper
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +27,7 @@ func (k *keeper) keepFor(session int, item Item, fds []int) error {
 		return fmt.Errorf("cannot keep %s: it is kept already", item.ID)
 	}
 	k.items[item.ID] = h
+	k.beginCount(h)
 	k.mu.Unlock()
 	pidfd, ok := h.fds[FDPid]
 	if !ok || item.Exit != nil {
@@ -164,39 +163,16 @@ func (k *keeper) await(h *held, w *waiter) {
 	if err := w.ended(); err != nil {
 		return
 	}
-	kills := k.kills(h) // at once: systemd removes the group as well
+	k.countKills(h) // at once: systemd removes the group as well
 	k.ends.RLock()
 	exit := w.exit()
-	exit.Kills = kills
 	k.mu.Lock()
+	exit.Kills = k.kills(h, exit)
 	h.seen = &exit
 	k.mu.Unlock()
 	k.ends.RUnlock()
 	w.f.Close()
 	k.finish(h)
-}
-
-// kills counts the processes of the item's control group that were killed for want
-// of memory (memory.events in cgroup-v2.rst); nil if that cannot be read.
-func (k *keeper) kills(h *held) *uint64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	fd, ok := h.fds[FDKills]
-	if !ok {
-		return nil
-	}
-	var buf [512]byte
-	n, err := retry(func() (int, error) { return unix.Pread(fd, buf[:], 0) })
-	if err != nil {
-		return nil
-	}
-	_, after, ok := bytes.Cut(buf[:n], []byte("\noom_kill "))
-	number, _, _ := bytes.Cut(after, []byte("\n"))
-	count, err := strconv.ParseUint(string(number), 10, 64)
-	if !ok || err != nil {
-		return nil
-	}
-	return &count
 }
 
 // finish waits for the last output of a process whose end was seen, and reports.

@@ -76,6 +76,9 @@ func (k *keeper) release(id string) {
 	k.mu.Lock()
 	h := k.items[id]
 	delete(k.items, id)
+	if h != nil && h.slice != 0 {
+		k.endCount(h.slice)
+	}
 	k.mu.Unlock()
 	if h != nil {
 		h.close()

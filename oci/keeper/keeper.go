@@ -17,9 +17,10 @@ import (
 type keeper struct {
 	pool *pool
 
-	mu    sync.Mutex
-	items map[string]*held
-	peer  int // the daemon's socket, -1 while it is away
+	mu     sync.Mutex
+	items  map[string]*held
+	peer   int               // the daemon's socket, -1 while it is away
+	slices map[uint64]uint64 // see kills.go
 	// session counts daemons: a socket's number may be the next one's too.
 	session int
 	// strays are children that nobody asks for, until they are reaped.
@@ -40,6 +41,9 @@ type held struct {
 	// seen is how it ended, once that is known and while its last output is
 	// waited for.
 	seen *Exit
+	// kills is its count, once it was read at its end, and slice where it counts.
+	kills *uint64
+	slice uint64
 }
 
 // Run is the role of the keeper process. listener is a listening SOCK_SEQPACKET
@@ -58,7 +62,7 @@ func Run(listener int, state *handover) error {
 		return err
 	}
 	defer p.close()
-	k := &keeper{pool: p, items: map[string]*held{}, strays: map[*waiter]bool{}, peer: -1}
+	k := &keeper{pool: p, items: map[string]*held{}, strays: map[*waiter]bool{}, slices: map[uint64]uint64{}, peer: -1}
 	if state != nil && k.resume(state) {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -43,6 +44,52 @@ func TestKillsAreCounted(t *testing.T) {
 	}
 }
 
+// TestKillsOfGroupsThatAreGone: where systemd has removed the groups, two containers
+// that were killed at once have one kill of their slice's each, and a third its own.
+func TestKillsOfGroupsThatAreGone(t *testing.T) {
+	f := start(t)
+	slice := filepath.Join(f.dir, "slice.events")
+	say := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(slice, "oom 5\noom_kill 5\n") // of before
+	kill := func(pids ...int) {
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	var pids []int
+	for _, id := range []string{"a", "b", "c"} {
+		pids = append(pids, f.counted(id, "oom 0\noom_kill 0\n", "/bin/sleep", "1000"))
+	}
+	for _, id := range []string{"a", "b"} {
+		say(filepath.Join(f.dir, id+".events"), "")
+	}
+	say(filepath.Join(f.dir, "c.events"), "oom 1\noom_kill 1\n") // of a process in it
+	say(slice, "oom 8\noom_kill 8\n")
+	kill(pids[:2]...)
+	for _, id := range []string{"a", "b"} {
+		if n := f.wait(id).Kills; n == nil || *n != 1 {
+			t.Errorf("%s: wanted 1 kill, there are %s", id, text(n))
+		}
+	}
+	say(filepath.Join(f.dir, "c.events"), "")
+	kill(pids[2])
+	if n := f.wait("c").Kills; n == nil || *n != 1 {
+		t.Errorf("c: wanted its 1 kill, there are %s", text(n))
+	}
+}
+
+func text(n *uint64) string {
+	if n == nil {
+		return "unknown"
+	}
+	return strconv.FormatUint(*n, 10)
+}
+
 // counted starts argv as container id, with a file of that content as its count.
 func (f *fixture) counted(id, content string, argv ...string) (pid int) {
 	f.t.Helper()
@@ -54,13 +101,17 @@ func (f *fixture) counted(id, content string, argv ...string) (pid int) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	keep := map[string]*os.File{FDKills: events}
+	if slice, err := os.Open(filepath.Join(f.dir, "slice.events")); err == nil {
+		keep[FDSliceKills] = slice
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	defer null.Close()
 	pid, err = f.Spawn(context.Background(), Spawn{Item: Item{ID: id, Kind: KindContainer}, Program: command(argv...),
-		FDs: map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}, Keep: map[string]*os.File{FDKills: events}})
+		FDs: map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}, Keep: keep})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -90,8 +90,8 @@ type Exit struct {
 	At time.Time `json:"at"`
 	// Unknown says why nobody could see the status; "" if it was seen.
 	Unknown string `json:"unknown,omitempty"`
-	// Kills is what FDKills said at that time: how many processes of its control group
-	// had been killed for want of memory. nil: it was not kept, or gone already.
+	// Kills is how many processes of its control group had been killed by then for want
+	// of memory; nil if FDKills was not kept.
 	Kills *uint64 `json:"kills,omitempty"`
 }
 
@@ -106,6 +106,8 @@ const (
 	FDStashOut = "stash-stdout" // a file that output passes through, see stash.go
 	FDStashErr = "stash-stderr"
 	FDKills    = "kills" // memory.events of a control group that systemd removes
+	// FDSliceKills is that of the one above, in which all of a pod are.
+	FDSliceKills = "slice-kills"
 )
 
 // A spawnResult is how a program went, in the terms of program.Result.

@@ -24,7 +24,7 @@ func TestResumeTellsEveryEnd(t *testing.T) {
 		}
 		state.Items = append(state.Items, handedItem{Item: Item{ID: fmt.Sprint(n), Kind: KindContainer, Names: []string{FDPid}}, FDs: []int{fd}, Seen: &Exit{Code: 7}})
 	}
-	k := &keeper{items: map[string]*held{}, strays: map[*waiter]bool{}, peer: -1}
+	k := &keeper{items: map[string]*held{}, strays: map[*waiter]bool{}, slices: map[uint64]uint64{}, peer: -1}
 	resumed := make(chan struct{})
 	go func() { k.resume(state); close(resumed) }()
 	told := map[string]bool{}

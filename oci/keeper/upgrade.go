@@ -345,6 +345,7 @@ func (k *keeper) resumeItem(i handedItem) error {
 	h.seen = i.Seen
 	k.mu.Lock()
 	k.items[i.ID] = h
+	k.beginCount(h)
 	k.mu.Unlock()
 	pidfd, running := h.fds[FDPid]
 	if !running || h.Exit != nil {

@@ -66,6 +66,7 @@ func install(t *testing.T, driver string) *harness.Instance {
 			t.Logf("%s", out)
 		}
 		exec.Command("systemctl", "stop", unit).Run()
+		os.Remove("/etc/cri-box/config.toml") // every daemon here would go by it
 	})
 	return i
 }
