@@ -103,7 +103,8 @@ network_dir = "DIR/cni"
 plugin_dirs = ["/usr/lib/cni"]
 `
 
-const crioRegistries = "[[registry]]\nlocation = \"REGISTRY\"\ninsecure = true\n"
+// crioRegistries is of all ports: the CRI tests have a registry on one of its own.
+const crioRegistries = "[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n"
 
 // launch prepares a runtime of that kind and starts it; nil if it is not on PATH.
 func launch(name string, at *registry) (*endpoint, error) {
@@ -120,7 +121,7 @@ func launch(name string, at *registry) (*endpoint, error) {
 		return nil, err
 	}
 	runc, _ := exec.LookPath("runc") // "" if it is not there, and the runtime says so
-	r := strings.NewReplacer("DIR", dir, "PAUSE", at.pause, "REGISTRY", registryAddress, "RUNC", runc, "CONFIG_VERSION", configVersion(program))
+	r := strings.NewReplacer("DIR", dir, "PAUSE", at.pause, "RUNC", runc, "CONFIG_VERSION", configVersion(program))
 	for file, text := range k.files {
 		path := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
