@@ -52,28 +52,48 @@ func (r *Runtime) dropPrepared(id string) {
 // oomScores are the oom_score_adj that processes had, by the open /proc/PID.
 type oomScores map[*os.File]string
 
-// set changes the value of all processes in the group.
+// scorePasses bounds how often processes are listed: what forks all the time may
+// always have one more.
+const scorePasses = 10
+
+// set changes the value of all processes in the group. What was forked meanwhile
+// has its parent's old value, and is listed a moment after it took that: they are
+// looked at until twice all had the new one.
 func (o oomScores) set(group *cgroup.Cgroup, to int) error {
-	dirs, err := processDirs(group)
-	if err != nil {
-		return err
-	}
-	for i, dir := range dirs {
-		before, err := readAt(dir, "oom_score_adj")
-		if err == nil {
-			err = writeAt(dir, "oom_score_adj", strconv.Itoa(to))
-		}
-		if ended(err) {
-			dir.Close()
-			continue
-		}
+	for pass, calm := 0, 0; pass < scorePasses && calm < 2; pass++ {
+		dirs, err := processDirs(group)
 		if err != nil {
-			closeAll(dirs[i:])
+			return err
+		}
+		changed, err := o.setAll(dirs, strconv.Itoa(to))
+		if err != nil {
 			return fmt.Errorf("cannot set oom_score_adj to %d: %w", to, err)
 		}
-		o[dir] = before
+		if calm++; changed {
+			calm = 0
+		}
 	}
 	return nil
+}
+
+// setAll takes the directories over.
+func (o oomScores) setAll(dirs []*os.File, to string) (changed bool, err error) {
+	for i, dir := range dirs {
+		before, err := readAt(dir, "oom_score_adj")
+		if err == nil && before != to {
+			err = writeAt(dir, "oom_score_adj", to)
+		}
+		switch {
+		case ended(err), err == nil && before == to:
+			dir.Close()
+		case err != nil:
+			closeAll(dirs[i:])
+			return changed, err
+		default:
+			o[dir], changed = before, true
+		}
+	}
+	return changed, nil
 }
 
 // restore gives each process back what it had.
