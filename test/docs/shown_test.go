@@ -209,7 +209,7 @@ func TestFlagsShown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile("(?m)(?:`|^    (?:bin/)?|^node# )cri-box ([a-z][^`\n|;>]*)").FindAllStringSubmatch(string(text), -1) {
+		for _, m := range regexp.MustCompile("(?m)(?:`|^    (?:bin/)?|^node# )cri-box ([a-z][^`\n|;>]*)").FindAllStringSubmatch(onePerLine(string(text)), -1) {
 			words := strings.Fields(remark.ReplaceAllString(m[1], ""))
 			var path []string
 			for len(words) > 0 && strings.Contains(help(path), "\n  "+words[0]+" ") {
@@ -233,6 +233,11 @@ func TestFlagsShown(t *testing.T) {
 	if named < 40 {
 		t.Errorf("only %d were found", named)
 	}
+}
+
+// onePerLine puts each command of a block's line on a line of its own.
+func onePerLine(text string) string {
+	return regexp.MustCompile(`(?m)^    .*$`).ReplaceAllStringFunc(text, func(line string) string { return strings.ReplaceAll(line, "; ", "\n    ") })
 }
 
 // TestDemo: what the first page of all says to try.
