@@ -137,12 +137,14 @@ func dirNames(dir string) []string {
 // removed in this order.
 func (i *Instance) leftCgroups() []Leftover {
 	var found []Leftover
+	// The slice of all pods stays until somebody stops it: systemd would end what is below.
+	base := i.Name + ".slice"
 	for _, m := range hostMounts() {
 		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
 			continue
 		}
 		filepath.WalkDir(m.target, func(name string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && name != m.target && i.ours(strings.TrimPrefix(name, m.target)) {
+			if err == nil && d.IsDir() && name != m.target && d.Name() != base && i.ours(strings.TrimPrefix(name, m.target)) {
 				found = append(found, Leftover{Kind: "cgroup", Name: name})
 			}
 			return nil
