@@ -42,6 +42,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	case err == nil:
 		m.exits.began(c.ID)
 		m.disks.use(c.ID) // so that the first who asks is told
+		m.spaces.ahead.Fill()
 		return nil
 	case errors.Is(err, errNotRecorded), keeper.Lost(err):
 		// Nothing is wrong with the container: it is as before, for another try.

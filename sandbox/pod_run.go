@@ -139,6 +139,7 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 		}
 		return "", fmt.Errorf("cannot run pod %s: %w", podKey(c), err)
 	}
+	up.up = true
 	return p.ID, nil
 }
 
@@ -166,6 +167,7 @@ type podUp struct {
 	later map[string]string // sysctls that need the pod's interface
 	ahead *netns.Set        // made for the pod before it was asked for; nil: nothing was
 	taken bool              // and its namespaces are the pod's
+	up    bool              // the pod is
 }
 
 // takeAhead gives the pod its id: that of namespaces that are ready, if they will do.
@@ -185,8 +187,14 @@ func (u *podUp) takeAhead(p *Pod) error {
 	return nil
 }
 
-// giveAhead lets go of what the pod did not take, and has more made: now nobody waits.
+// giveAhead lets go of what the pod did not take, and has more made. The pod's first
+// container is next, so for a pod that came up that has time until then.
 func (u *podUp) giveAhead() {
+	if u.up {
+		defer u.spaces.ahead.FillHalf()
+	} else {
+		defer u.spaces.ahead.Fill()
+	}
 	switch {
 	case u.ahead == nil:
 	case !u.taken:
@@ -194,7 +202,6 @@ func (u *podUp) giveAhead() {
 	case u.ahead.Link != nil:
 		u.ahead.Link.Close() // it is the pod's, or it would keep the namespace alive
 	}
-	u.spaces.ahead.Fill()
 }
 
 // steps are what a pod consists of, in the order in which it is made.

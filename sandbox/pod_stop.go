@@ -133,6 +133,7 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 		}
 	}
 	m.forgetPod(p)
+	m.spaces.ahead.Fill()
 	return nil
 }
 

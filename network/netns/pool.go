@@ -35,7 +35,7 @@ type Pool struct {
 
 // Take gives a set that is made ahead, for a pod with these options and the set's ID,
 // if there is one that will do; else nil. Settle makes it the pod's. Whoever took one
-// calls Fill when the pod need not wait any more.
+// calls Fill.
 func (p *Pool) Take(opts Options) *Set {
 	if !p.fits(opts) {
 		return nil
@@ -85,15 +85,17 @@ func (p *Pool) unset(sysctls map[string]string) map[string]string {
 	return rest
 }
 
-// Fill has the pool made full in the background.
-func (p *Pool) Fill() {
+// Fill has the pool made full in the background. Call it when a pod need not wait for
+// anything any more: on a small machine making the next one's holds this one up.
+func (p *Pool) Fill() { p.fillBelow(p.Size) }
+
+// FillHalf is Fill, but only if half of it is gone.
+func (p *Pool) FillHalf() { p.fillBelow(p.Size/2 + 1) }
+
+func (p *Pool) fillBelow(low int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fillLocked()
-}
-
-func (p *Pool) fillLocked() {
-	if p.filling || p.closed || len(p.ready) >= p.Size {
+	if p.filling || p.closed || len(p.ready) >= low {
 		return
 	}
 	p.filling = true

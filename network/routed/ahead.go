@@ -2,8 +2,11 @@ package routed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -26,31 +29,45 @@ type Link struct {
 	pod  *socket // in the namespace, which it keeps alive
 }
 
-// links are those whose pod is not attached yet, by the name of the host's end.
+// links are those whose pod is not attached yet, by the name of the host's end, and
+// those that no pod got.
 type links struct {
-	mu    sync.Mutex
-	spare map[string]bool
+	mu     sync.Mutex
+	spare  map[string]bool
+	unused map[string]bool
 }
 
 func (l *links) add(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.spare == nil {
-		l.spare = map[string]bool{}
+		l.spare, l.unused = map[string]bool{}, map[string]bool{}
 	}
 	l.spare[name] = true
 }
 
-func (l *links) drop(name string) {
+func (l *links) drop(name string, unused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.spare, name)
+	if unused {
+		l.unused[name] = true
+	}
 }
 
 func (l *links) has(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.spare[name]
+}
+
+// takeUnused returns the names that no pod got since it was last asked.
+func (l *links) takeUnused() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	names := slices.Collect(maps.Keys(l.unused))
+	clear(l.unused)
+	return names
 }
 
 // Ahead implements network.Network.
@@ -78,7 +95,7 @@ func (n *Network) ahead(id string, netns int) (_ *Link, err error) {
 	n.links.add(w.name)
 	if err = n.lead(w); err != nil {
 		w.pod.close()
-		n.links.drop(w.name) // what there is of it ends with the namespace, or is swept
+		n.links.drop(w.name, !errors.Is(err, unix.EEXIST)) // what is there ends with the namespace
 		return nil, err
 	}
 	return &Link{net: n, name: w.name, mtu: w.mtu, hostEnd: w.hostEnd, podEnd: w.podEnd, pod: w.pod}, nil
@@ -103,13 +120,17 @@ func (n *Network) lead(w *wire) error {
 }
 
 // Close lets go of a link that no pod got. It ends with its namespace, whose last
-// reference is the caller's.
+// reference is the caller's, or at the latest with the network.
 func (l *Link) Close() error {
+	l.release(true)
+	return nil
+}
+
+func (l *Link) release(unused bool) {
 	l.once.Do(func() {
-		l.net.links.drop(l.name)
+		l.net.links.drop(l.name, unused)
 		l.pod.close()
 	})
-	return nil
 }
 
 // Remove closes the link and takes it out of its namespace, which somebody else is
@@ -120,7 +141,7 @@ func (l *Link) Remove() (err error) {
 		b.add(unix.RTM_DELLINK, 0, linkHead(l.podEnd.Attrs().Index, 0), "remove interface %s", podLink)
 		b.allow(unix.ENODEV)
 		err = l.pod.do(b, nil)
-		l.net.links.drop(l.name)
+		l.net.links.drop(l.name, false)
 		l.pod.close()
 	})
 	return err

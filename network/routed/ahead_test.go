@@ -139,6 +139,23 @@ func TestLinkMadeAheadDoesNotFit(t *testing.T) {
 	}
 }
 
+// A link that no pod got is gone when the network is closed, whoever has its namespace;
+// a pod's stays.
+func TestUnusedLinkEndsWithTheNetwork(t *testing.T) {
+	l := newLab(t)
+	p, q := l.prepare(), l.prepare()
+	unused, used := l.ahead(p), l.ahead(q)
+	l.attach(q)
+	unused.Close()
+	used.Close()
+	if err := l.net.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l.link(unused.name) != 0 || l.link(used.name) == 0 {
+		t.Errorf("the unused link is there %v, the pod's %v", l.link(unused.name) != 0, l.link(used.name) != 0)
+	}
+}
+
 // A link that no pod got ends with its namespace, and its socket does not keep that.
 func TestUnusedLinkEnds(t *testing.T) {
 	l := newLab(t)

@@ -145,7 +145,7 @@ func pools(cfg Config) ([]pool, error) {
 func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, error) {
 	ahead, _ := pod.Link.(*Link)
 	if ahead != nil {
-		defer ahead.Close()
+		defer ahead.release(false)
 	}
 	if err := n.usable(pod.ID); err != nil {
 		return network.Result{}, err
@@ -213,7 +213,7 @@ func (n *Network) connect(w *wire, held *lease, ahead *Link) error {
 		if err := n.furnish(w, held, nil); !gone(err) {
 			return err
 		}
-		ahead.Close() // somebody removed it
+		ahead.release(false) // somebody removed it
 	}
 	if w.pod, err = n.queue.inside(w.netns); err != nil {
 		return err
@@ -359,6 +359,7 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 			errs = append(errs, n.detach(ctx, l.Pod))
 		}
 	}
+	n.links.takeUnused() // they have no pod, and go with the others
 	var links []netlink.Link
 	errs = append(errs, n.queue.do(ctx, func() (err error) {
 		links, err = n.host.LinkList()
@@ -381,16 +382,22 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 	return errors.Join(errs...)
 }
 
-// Close implements network.Network. An instance without pods takes its table
-// with it and leaves nothing behind.
+// Close implements network.Network. Links that were made ahead and closed are removed;
+// an instance without pods takes its table with it and leaves nothing behind.
 func (n *Network) Close() error {
 	if n.closed.Swap(true) {
 		return nil
 	}
-	var err error
-	if len(n.leases.all()) == 0 {
-		err = n.queue.do(context.Background(), func() error { return n.nft.do(n.rules.remove) })
-	}
+	err := n.queue.do(context.Background(), func() error {
+		var errs []error
+		for _, name := range n.links.takeUnused() {
+			errs = append(errs, n.remove(name))
+		}
+		if len(n.leases.all()) == 0 {
+			errs = append(errs, n.nft.do(n.rules.remove))
+		}
+		return errors.Join(errs...)
+	})
 	n.release()
 	return err
 }
