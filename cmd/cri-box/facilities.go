@@ -59,7 +59,7 @@ func facilities() []facility {
 		{"procfs of another PID namespace (pidns)", false, func() error { return has(f.ProcOf) },
 			"in a shared PID namespace /proc comes from the pod's first process; if daemon and keeper are killed at once, no container can be added to such a pod"},
 		{"exit codes by pidfd (PIDFD_GET_INFO)", false, exitByPidfd,
-			"if the keeper is killed, a container that ends before the next one is up has the exit code 255 and the reason Unknown"},
+			"if the keeper is killed, its containers end with the exit code 255 and the reason Unknown, unless the next keeper looks before they are reaped"},
 	}
 }
 

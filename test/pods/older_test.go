@@ -67,7 +67,7 @@ func TestEndWithoutKeeper(t *testing.T) {
 			i.Wait("the container's end", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 			signal(t, i.PID(), unix.SIGCONT)
 			status := c.WaitExit()
-			if without == "" && keepsExit(t) {
+			if without == "" && harness.KeepsExits() {
 				equal(t, "exit code", status.ExitCode, 137)
 				return
 			}
@@ -85,17 +85,6 @@ func signal(t *testing.T, pid int, s unix.Signal) {
 	if err := unix.Kill(pid, s); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// keepsExit asks this kernel (PIDFD_GET_INFO, Linux 6.15).
-func keepsExit(t *testing.T) bool {
-	t.Helper()
-	fd, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	return unix.IoctlPidfdInfo(fd, &unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}) == nil
 }
 
 func holdsMountNamespace(t *testing.T, pid int) bool {
