@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 
 # Packages whose tests start the whole product; everything else is a unit.
-whole='/test/(systemd|pods|stats|faults|powercut|model|soak|critest|critest/upstream|cli|crictl|docs)$'
+whole='/test/(systemd|pods|stats|faults|powercut|model|soak|critest|critest/upstream|cli|crictl|docs|install)$'
 # The child's interpreter runs between clone and execve, outside the Go runtime:
 # the race detector has no business there.
 interpreter='/oci/program$'
@@ -24,7 +24,7 @@ part_cri() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crites
 part_pods() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/pods ./test/stats; }
 part_faults() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m -p 1 ./test/faults ./test/powercut ./test/model ./test/soak; }
 part_soak() { CRIBOX_SOAK_PODS="${PODS:-10000}" CRIBOX_SOAK_KILLS=100 $go test -v -count=1 -timeout 3h ./test/soak; }
-part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -p 1 -timeout 10m ./test/cli ./test/docs; }
+part_cli() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -p 1 -timeout 10m ./test/cli ./test/docs ./test/install; }
 # A module of its own, so that the product's stays small: hence the change of directory.
 # Vetting its main too would compile the whole kubelet a second time.
 part_kubelet_build() { (cd test/kubelet && $go vet . && $go test -count=1 -timeout 60m -run TestKubeletBuilds .); }
