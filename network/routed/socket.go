@@ -42,6 +42,9 @@ func (s *socket) close() { unix.Close(s.fd) }
 // is not among those its message allows. found is told each object that was asked
 // for (RTM_NEW…); it may be nil.
 func (s *socket) do(b *batch, found func(kind uint16, data []byte)) error {
+	if len(b.messages) == 0 {
+		return nil
+	}
 	first := s.seq + 1
 	for i, m := range b.messages {
 		s.seq++
