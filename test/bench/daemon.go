@@ -19,7 +19,8 @@ import (
 // namespaces of its own, and in a cgroup of its own that counts the processor
 // time of all that it starts but containers.
 type daemon struct {
-	dir  string // its state, root, configuration and log
+	dir  string // its root, configuration and log
+	run  string // its state and socket, in memory
 	argv []string
 	env  []string
 	net  *harness.Net
@@ -105,7 +106,7 @@ func (d *daemon) stop() error {
 	}
 	os.Remove(d.group()) // it may not be there
 	d.mounts.Close()     // of nil too
-	return errors.Join(err, os.RemoveAll(d.dir))
+	return errors.Join(err, os.RemoveAll(d.run), os.RemoveAll(d.dir))
 }
 
 // logTail is the end of a started daemon's log, as an error.

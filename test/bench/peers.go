@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A kind is a runtime that the benchmark knows how to start. Its configuration
@@ -15,26 +17,26 @@ import (
 type kind struct {
 	program   string // looked for on PATH
 	processes string // command lines of what is the runtime's, not a workload's
-	argv      func(dir, program string) []string
-	files     map[string]string // name → text; DIR stands for the directory
-	socket    string            // below the directory
+	argv      func(dir, run, program string) []string
+	files     map[string]string // name → text; DIR stands for the directory, RUN for the one in memory
+	socket    string            // below the directory in memory
 }
 
 var kinds = map[string]kind{
 	"cri-box": {
 		program: "cri-box", processes: `^\S*cri-box (serve|keeper|spawner)`, socket: "s/cri-box.sock",
-		argv: func(dir, program string) []string {
-			return []string{program, "serve", "--root", dir + "/r", "--state", dir + "/s", "--set", "network.cni.conf_dir=" + dir + "/none"}
+		argv: func(dir, run, program string) []string {
+			return []string{program, "serve", "--root", dir + "/r", "--state", run + "/s", "--set", "network.cni.conf_dir=" + dir + "/none"}
 		},
 	},
 	"containerd": {
 		program: "containerd", processes: `^\S*(containerd|containerd-shim-runc-v2|runc) `, socket: "s.sock",
-		argv:  func(dir, program string) []string { return []string{program, "--config", dir + "/config.toml"} },
+		argv:  func(dir, _, program string) []string { return []string{program, "--config", dir + "/config.toml"} },
 		files: map[string]string{"config.toml": containerdConfig, "cni/10-bench.conflist": bridge},
 	},
 	"cri-o": {
 		program: "crio", processes: `^\S*(crio|conmon|conmonrs|runc) ?`, socket: "s.sock",
-		argv: func(dir, program string) []string {
+		argv: func(dir, _, program string) []string {
 			return []string{program, "--config", dir + "/crio.conf", "--config-dir", ""}
 		},
 		files: map[string]string{"crio.conf": crioConfig, "cni/10-bench.conflist": bridge, ".config/containers/registries.conf": crioRegistries,
@@ -52,11 +54,11 @@ const bridge = `{"cniVersion":"1.0.0","name":"bench","plugins":[
 // reads its own.
 const containerdConfig = `version = CONFIG_VERSION
 root = "DIR/r"
-state = "DIR/s"
+state = "RUN/s"
 [grpc]
-  address = "DIR/s.sock"
+  address = "RUN/s.sock"
 [ttrpc]
-  address = "DIR/t.sock"
+  address = "RUN/t.sock"
 [debug]
   level = "warn"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -76,24 +78,24 @@ state = "DIR/s"
 
 const crioConfig = `[crio]
 root = "DIR/r"
-runroot = "DIR/run"
+runroot = "RUN/run"
 log_dir = "DIR/logs"
 storage_driver = "overlay"
 version_file = "DIR/version"
 clean_shutdown_file = "DIR/clean"
 [crio.api]
-listen = "DIR/s.sock"
+listen = "RUN/s.sock"
 [crio.runtime]
 cgroup_manager = "cgroupfs"
 conmon_cgroup = "pod"
-container_exits_dir = "DIR/exits"
-container_attach_socket_dir = "DIR/attach"
-namespaces_dir = "DIR/ns"
+container_exits_dir = "RUN/exits"
+container_attach_socket_dir = "RUN/attach"
+namespaces_dir = "RUN/ns"
 default_runtime = "runc"
 log_level = "warn"
 [crio.runtime.runtimes.runc]
 runtime_path = "RUNC"
-runtime_root = "DIR/runc"
+runtime_root = "RUN/runc"
 monitor_cgroup = "pod"
 [crio.image]
 pause_image = "PAUSE"
@@ -120,8 +122,12 @@ func launch(name string, at *registry) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	run, err := os.MkdirTemp(memoryDir(), "bench")
+	if err != nil {
+		return nil, err
+	}
 	runc, _ := exec.LookPath("runc") // "" if it is not there, and the runtime says so
-	r := strings.NewReplacer("DIR", dir, "PAUSE", at.pause, "RUNC", runc, "CONFIG_VERSION", configVersion(program))
+	r := strings.NewReplacer("DIR", dir, "RUN/", run+"/", "PAUSE", at.pause, "RUNC", runc, "CONFIG_VERSION", configVersion(program))
 	for file, text := range k.files {
 		path := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -131,12 +137,24 @@ func launch(name string, at *registry) (*endpoint, error) {
 			return nil, err
 		}
 	}
-	d := &daemon{dir: dir, argv: k.argv(dir, program), env: []string{"HOME=" + dir}}
+	d := &daemon{dir: dir, run: run, argv: k.argv(dir, run, program), env: []string{"HOME=" + dir}}
 	if d.net, err = at.join(); err != nil {
 		return nil, err
 	}
-	return &endpoint{name: name, socket: filepath.Join(dir, k.socket), daemon: d, processes: regexp.MustCompile(k.processes),
+	return &endpoint{name: name, socket: filepath.Join(run, k.socket), daemon: d, processes: regexp.MustCompile(k.processes),
 		results: map[string][]float64{}}, d.start()
+}
+
+// memoryDir is a directory in memory, as /run is on a node: there, what ends with
+// the boot is.
+func memoryDir() string {
+	for _, dir := range []string{"/run", "/dev/shm"} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.TMPFS_MAGIC {
+			return dir
+		}
+	}
+	return ""
 }
 
 // configVersion is 2 for containerd 1.x.
