@@ -144,8 +144,9 @@ func TestLogForm(t *testing.T) {
 func TestExecSyncLimit(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Run("c", i.Image(busybox), sleeper)
+	whole := grpc.MaxCallRecvMsgSize(64 << 20)
 	resp, err := i.Runtime.ExecSync(i.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID,
-		Cmd: sh("head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; exit 4")}, grpc.MaxCallRecvMsgSize(64<<20))
+		Cmd: sh("head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; exit 4")}, whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,11 +154,11 @@ func TestExecSyncLimit(t *testing.T) {
 	equal(t, "bytes of stderr", len(resp.Stderr), 16<<20)
 	equal(t, "exit code", resp.ExitCode, 4)
 	// A child in the background that never stops writing does not hold the answer.
-	r, err := c.Exec(0, sh("yes & sleep 0.1")...)
+	resp, err = i.Runtime.ExecSync(i.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: sh("yes & sleep 0.1")}, whole)
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "exit code", r.Code, 0)
+	equal(t, "exit code", resp.ExitCode, 0)
 	c.MustExec("/bin/killall", "-9", "yes")
 	equal(t, "code of what is not executable", mustExec(t, c, "/etc/passwd").Code, 126)
 	equal(t, "code of what is not there", mustExec(t, c, "missing").Code, 127)
