@@ -358,10 +358,12 @@ func TestWaitExits(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	p.stdin.Close()
-	go p.Wait()
+	var reaped sync.WaitGroup
+	reaped.Go(func() { p.Wait() })
 	if err := c.sys.waitExits(t.Context(), c.Path); err != nil {
 		t.Error(err)
 	}
+	reaped.Wait() // before start's own
 }
 
 func TestRemoveWithGroupsBelow(t *testing.T) { everywhere(t, testRemoveWithGroupsBelow) }

@@ -242,7 +242,7 @@ func onePerLine(text string) string {
 
 // TestDemo: what the first page of all says to try.
 func TestDemo(t *testing.T) {
-	demo := exec.Command("make", "demo")
+	demo := exec.Command("make", "--no-print-directory", "demo") // which a make above this test would print
 	demo.Dir = harness.Tree()
 	out, err := demo.CombinedOutput()
 	if err != nil || !strings.HasSuffix(string(out), "  no process, mount, namespace, link, route, rule, cgroup or file of it is left\n") {
