@@ -48,16 +48,14 @@ part_vm() {
 		"test/pods:^($containers|TestCgroupView|TestTargetJoins|TestProbe(Privileged|TTY)|TestEndWithoutKeeper|TestAppArmor|TestUserNamespaceProbe)\$" \
 		'test/streams:^Test(ExecClientGoes|UserNamespaceStreams)$' 'test/stats:^Test(Memory|PodStats)$'
 }
-part_vm_systemd() {
-	INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs|away)' "test/pods:^$containers\$"
-}
+part_vm_systemd() { INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs)'; }
 # With either driver of control groups.
 containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|ServeKilled|PodCgroupParent|CgroupNames)'
 part_vm_all() {
 	status=0
 	for kernel in 6.1 6.12 sid; do
 		KERNEL=$kernel BOUND=14400 hack/vm/test.sh oci/cgroup oci/mount oci/podinit network/netns network/routed test/pods test/stats test/streams test/powercut:TestBlockCut || status=1
-		KERNEL=$kernel INIT=systemd BOUND=3600 hack/vm/test.sh test/systemd || status=1
+		KERNEL=$kernel INIT=systemd BOUND=3600 hack/vm/test.sh test/systemd "test/pods:^$containers\$" || status=1
 	done
 	BOUND=3600 hack/vm/arm64.sh || status=1
 	return $status
