@@ -37,8 +37,8 @@ func logs(ctx context.Context, b *bench) error {
 func (e *endpoint) logLoad(ctx context.Context, b *bench, writers, lines int) (err error) {
 	s := b.settings
 	s.unlimited = true
-	// It begins when the file /go is there, so that all write at once.
-	s.command = []string{"/bin/sh", "-c", fmt.Sprintf("while [ ! -e /tmp/go ]; do usleep 1000; done; yes %0*d | head -n %d; echo END; exec sleep 100000", lineSize-1, 0, lines)}
+	// It begins when something is written to the pipe: all at once, and nobody asks meanwhile.
+	s.command = []string{"/bin/sh", "-c", fmt.Sprintf("mkfifo /go; read x < /go; yes %0*d | head -n %d; echo END; exec sleep 100000", lineSize-1, 0, lines)}
 	pods, err := e.raiseMany(ctx, s, writers)
 	defer func() { err = e.lower(ctx, pods, err) }()
 	if err != nil {
@@ -46,7 +46,7 @@ func (e *endpoint) logLoad(ctx context.Context, b *bench, writers, lines int) (e
 	}
 	before, began := e.cpu(), time.Now()
 	for _, p := range pods {
-		r, err := e.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: p.container, Cmd: []string{"/bin/sh", "-c", "mkdir -p /tmp; > /tmp/go"}, Timeout: 60})
+		r, err := e.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: p.container, Cmd: []string{"/bin/sh", "-c", "until [ -p /go ]; do usleep 10000; done; echo > /go"}, Timeout: 60})
 		if err != nil || r.ExitCode != 0 {
 			return fmt.Errorf("cannot begin: %v %w", r, err)
 		}
