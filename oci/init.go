@@ -137,6 +137,9 @@ func initFiles(fds map[string]*os.File) (err error) {
 	if fds["rootfs"], err = mount.EmptyReadOnlyDir(); err != nil {
 		return err
 	}
+	if fds["ns.mnt"], err = mount.Nowhere(); err != nil {
+		return err
+	}
 	if fds["exe"], err = initImage(); err != nil {
 		return err
 	}

@@ -177,6 +177,11 @@ func dup(f *os.File) (*os.File, error) {
 // openNamespaces takes those to join out of custody.
 func (m *maker) openNamespaces(ctx context.Context) error {
 	names := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.UserNamespace: "user"}
+	nowhere, err := mount.Nowhere()
+	if err != nil {
+		return err
+	}
+	m.give("ns.mnt", nowhere)
 	for _, ns := range m.spec.Linux.Namespaces {
 		if ns.Path == "" {
 			continue

@@ -36,10 +36,24 @@ func EmptyNamespace() (ns *os.File, err error) {
 	return ns, err
 }
 
+// Nowhere returns a mount namespace that consists of one empty directory, for
+// processes to make copies of. All get the same one; the descriptor is the caller's.
+func Nowhere() (*os.File, error) {
+	ns, err := emptyNamespace()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(ns.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	return os.NewFile(uintptr(fd), ns.Name()), nil
+}
+
 // alone spoils the calling thread: it enters a new mount namespace, attaches f to
 // its root, and returns the namespace.
 func alone(f *os.File) (*os.File, error) {
-	empty, err := emptyNamespace()
+	nowhere, err := emptyNamespace()
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +62,7 @@ func alone(f *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("cannot open /proc/thread-self/ns: %w", err)
 	}
 	defer unix.Close(own)
-	if err := enter(empty); err != nil {
+	if err := enter(nowhere); err != nil {
 		return nil, err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -67,12 +81,26 @@ func alone(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(ns), "mount namespace"), nil
 }
 
-// emptyNamespace is a mount namespace that consists of one empty directory: a copy
-// of it is made as fast whatever the host has mounted, and keeps none of that busy.
-var emptyNamespace = sync.OnceValues(func() (ns *os.File, err error) {
-	onOwnThread(func() { ns, err = makeEmpty() })
-	return ns, err
-})
+// empty is a mount namespace that consists of one empty directory: a copy of it is
+// made as fast whatever the host has mounted, and keeps none of that busy.
+var empty struct {
+	sync.Mutex
+	ns *os.File
+}
+
+// emptyNamespace makes it, or returns the one that was made.
+func emptyNamespace() (*os.File, error) {
+	empty.Lock()
+	defer empty.Unlock()
+	if empty.ns == nil {
+		var err error
+		onOwnThread(func() { empty.ns, err = makeEmpty() })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return empty.ns, nil
+}
 
 func makeEmpty() (*os.File, error) {
 	own, err := unix.Open("/proc/thread-self/ns", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

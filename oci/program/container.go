@@ -13,6 +13,8 @@ import (
 // The program needs these descriptors, by name, all made by the caller:
 //
 //	rootfs               the root file system, a detached mount with all its attributes
+//	ns.mnt               a mount namespace with an empty directory as its root and nothing
+//	                     else, private
 //	mount.<i>            spec.Mounts[i], a detached mount with all its attributes; not for
 //	                     those that the child makes itself (see Made)
 //	cgroup.<controller>  see CgroupMounts
@@ -81,6 +83,7 @@ func Container(in ContainerInput) (*Program, error) {
 	s.outside(in.TasksFDs)
 	c.join()
 	s.session()
+	c.leaveHost()
 	c.root()
 	c.asPodRoot(c.mounts)
 	s.inside()
@@ -121,10 +124,10 @@ var sharedNamespaces = []struct {
 	{specs.PIDNamespace, "ns.pid", unix.CLONE_NEWPID, "CLONE_NEWPID"},
 }
 
-// namespaces sets the clone flags: the mount namespace is always new.
+// namespaces sets the clone flags. The mount namespace is always new, but no copy of
+// the host's (see leaveHost).
 func (c *container) namespaces() {
 	c.paths = map[specs.LinuxNamespaceType]bool{}
-	c.Clone = unix.CLONE_NEWNS
 	for _, ns := range c.spec.Linux.Namespaces {
 		if _, twice := c.paths[ns.Type]; twice {
 			c.fail("linux.namespaces has %s twice", ns.Type)
@@ -177,17 +180,27 @@ func (c *container) join() {
 	}
 }
 
-// root makes the rootfs this process's root and forgets the host's.
+// leaveHost goes on in a copy of an empty mount namespace. A copy of the host's would
+// cost as much as the host has mounts, to make and to take apart: several for each
+// pod of the node.
+func (c *container) leaveHost() {
+	c.call("leave the host's mounts", "setns", c.FD("ns.mnt"), Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	c.ownEmpty()
+}
+
+func (c *container) ownEmpty() {
+	c.call("go on in a copy of the empty namespace", "unshare", Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+}
+
+// root makes the rootfs this process's root and forgets the one before.
 //
 // The rootfs is put on top of "/", by path: a descriptor of a host directory
 // belongs to the host's mount namespace, where nothing may be mounted from here.
 func (c *container) root() {
-	c.call("keep mounts from reaching the host", "mount", Null(), c.Str("/"), Null(),
-		Flag(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), Null())
 	c.call("attach the root file system", "move_mount", c.FD("rootfs"), c.Str(""), cwd, c.Str("/"),
 		Flag(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
 	c.call("enter the root file system", "fchdir", c.FD("rootfs"))
 	c.call("make it the root", "pivot_root", c.Str("."), c.Str("."))
-	c.call("detach the host's root", "umount2", c.Str("."), Flag(unix.MNT_DETACH, "MNT_DETACH"))
+	c.call("detach the empty root", "umount2", c.Str("."), Flag(unix.MNT_DETACH, "MNT_DETACH"))
 	c.call("go to the root", "chdir", c.Str("/"))
 }

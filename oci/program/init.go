@@ -11,8 +11,8 @@ import (
 // An InitInput is the first process of a pod's PID namespace (oci/podinit).
 //
 // The program needs these descriptors, by name: exe, the executable; rootfs, a
-// detached mount of an empty directory; stdin, stdout, stderr; those in
-// Namespaces; those that CgroupV2 and TasksFDs name.
+// detached mount of an empty directory; ns.mnt, an empty mount namespace; stdin,
+// stdout, stderr; those in Namespaces; those that CgroupV2 and TasksFDs name.
 type InitInput struct {
 	// ID is the pod's, for errors.
 	ID   string
@@ -37,7 +37,7 @@ func Init(in InitInput) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Clone, l.Cgroup = unix.CLONE_NEWPID|unix.CLONE_NEWNS, in.CgroupV2
+	l.Clone, l.Cgroup = unix.CLONE_NEWPID, in.CgroupV2
 	s := &starter{list: l, linux: &specs.Linux{}, lastCap: in.LastCap,
 		process: &specs.Process{Cwd: "/", NoNewPrivileges: true, Capabilities: &specs.LinuxCapabilities{}}}
 	c := &container{list: l}
@@ -50,7 +50,9 @@ func Init(in InitInput) (*Program, error) {
 		}
 	}
 	s.session()
-	if in.ProcNamespace != "" {
+	if in.ProcNamespace == "" {
+		c.leaveHost()
+	} else {
 		c.leaveProc(in.ProcNamespace)
 	}
 	c.root()
@@ -78,7 +80,7 @@ func (c *container) leaveProc(ns string) {
 		Flag(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "NOSUID|NODEV|NOEXEC")).Dst = proc
 	c.call("enter the namespace that keeps proc", "setns", c.FD(ns), Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
 	c.call("leave proc there", "move_mount", In(proc), c.Str(""), cwd, c.Str("/"), Flag(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
-	c.call("go on in a copy of it", "unshare", Flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	c.ownEmpty()
 	c.close(fs)
 	c.close(proc)
 }

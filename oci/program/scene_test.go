@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -108,6 +109,25 @@ func (s *scene) giveTree(name, path string, flags uint) *os.File {
 	s.t.Helper()
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	return s.give(name, fd, err)
+}
+
+// givePrivate makes a mount namespace that what happens in stays in.
+func (s *scene) givePrivate(name string) {
+	s.t.Helper()
+	fd, err := -1, error(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and ends with the thread
+		if err = unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return
+		}
+		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err == nil {
+			fd, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+	}()
+	<-done
+	s.give(name, fd, err)
 }
 
 // giveFS makes a detached mount of a new file system.
@@ -298,6 +318,7 @@ var (
 // container sets a scene for a container that runs the probe: a tmpfs as root
 // with /dev, /proc, /sys and /probe.
 func (s *scene) container() ContainerInput {
+	s.givePrivate("ns.mnt")
 	root := s.giveFS("rootfs", "tmpfs", "mode", "755")
 	s.mkdir(root, "proc", "sys", "dev", "tmp", "vol", "etc")
 	s.mkfile(root, "probe", "")

@@ -94,10 +94,12 @@ func (e *endpoint) standing(ctx context.Context, b *bench) (err error) {
 	return nil
 }
 
-// oneMore takes a pod up and down beside those that stand: what it costs shall not
+// oneMore takes pods up and down beside those that stand: what one costs shall not
 // grow with their number.
 func (e *endpoint) oneMore(ctx context.Context, s settings, standing int) error {
-	for range 20 {
+	const pods = 20
+	before := e.cpu()
+	for range pods {
 		p, err := e.make(s)
 		if err != nil {
 			return err
@@ -111,6 +113,7 @@ func (e *endpoint) oneMore(ctx context.Context, s settings, standing int) error 
 			return err
 		}
 	}
+	e.add(fmt.Sprintf("CPU of a pod beside %d pods, ms", standing), (e.cpu()-before)/pods*1000)
 	return nil
 }
 
