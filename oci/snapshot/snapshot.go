@@ -322,7 +322,7 @@ func (s *Store) Detach(diffID digest.Digest) (purge func() error, err error) {
 	delete(s.layers, diffID)
 	s.bytes -= uint64(info.Disk)
 	s.inodes -= uint64(info.Inodes)
-	return func() error { return os.RemoveAll(dir) }, nil
+	return func() error { return removeTree(dir) }, nil
 }
 
 func (s *Store) path(diffID digest.Digest, elem ...string) string {
@@ -341,7 +341,7 @@ func empty(dir string) error {
 		return fmt.Errorf("cannot list %s: %w", dir, err)
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("cannot empty %s: %w", dir, err)
 		}
 	}
