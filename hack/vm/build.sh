@@ -22,5 +22,5 @@ programs() {
 
 programs
 for package in "$@"; do
-	$go test -c -o "$out/$(basename "$package").test" "$package"
+	$go -C "$package" test -c -o "$PWD/$out/$(basename "$package").test" . # test/kubelet is a module of its own
 done

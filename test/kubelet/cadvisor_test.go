@@ -23,12 +23,9 @@ const (
 // cadvisorMetrics, as long as the kubelet does not ask cri-box for them, are those
 // of cgroups, without names and networks: docs/kubernetes.md says so.
 func cadvisorMetrics(t *testing.T, n *Node) {
-	if n.peer != nil {
-		t.Skip("cAdvisor asks containerd by itself")
-	}
 	p := n.run(t, v1.PodSpec{Containers: []v1.Container{work("c", "eat-memory", fmt.Sprint(40*mib))}})
 	pod := p.ready()
-	group := p.cgroupOf(pod) + "/" + containerID(pod, "c")
+	group := p.containerGroup(pod, "c")
 	id := `id="` + group + `"`
 	n.wait(t, "the container's metrics", func() bool {
 		v, found := n.metric(t, "/metrics/cadvisor", memoryMetric, id)
@@ -69,7 +66,7 @@ func TestMetricsFromCRI(t *testing.T) {
 	}
 	podLabels := []string{`pod="` + p.Name + `"`, `namespace="default"`}
 	of := func(container string) []string { return append(podLabels, `container="`+container+`"`) }
-	group := func(container string) string { return p.cgroupOf(pod) + "/" + containerID(pod, container) }
+	group := func(container string) string { return p.containerGroup(pod, container) }
 	for _, m := range []struct {
 		name   string
 		labels []string

@@ -3,10 +3,13 @@ package kubelet_test
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cri-box/cri-box/test/harness"
 )
 
 // hierarchies lists where cgroup hierarchies are mounted: one on cgroup v2, all
@@ -32,7 +35,7 @@ func makeCgroup(name string) error {
 	}
 	for _, h := range hierarchies() {
 		dir := filepath.Join(h, name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
 			return err
 		}
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
@@ -48,10 +51,47 @@ func makeCgroup(name string) error {
 	return nil
 }
 
+// slices says whether pods are systemd's slices and containers its scopes, as cri-box
+// has them by itself where systemd is init.
+func (n *Node) slices() bool { return n.peer == nil && harness.BySystemd() && unified() }
+
+// group is the path of the cgroup that the kubelet calls by these names: directories,
+// or slices of which each is called as its parent and by its own name.
+func (n *Node) group(names ...string) (path string) {
+	if !n.slices() {
+		return "/" + strings.Join(names, "/")
+	}
+	slice := ""
+	for _, name := range names {
+		slice += strings.ReplaceAll(name, "-", "_")
+		path += "/" + slice + ".slice"
+		slice += "-"
+	}
+	return path
+}
+
+// makeCgroup makes the cgroup below which the kubelet makes its own.
+func (n *Node) makeCgroup(t testing.TB) {
+	t.Helper()
+	if n.slices() {
+		systemctl(t, "start", filepath.Base(n.group(n.cgroup)))
+	}
+	if err := makeCgroup(n.group(n.cgroup)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func systemctl(t testing.TB, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("systemctl", args...).CombinedOutput(); err != nil {
+		t.Errorf("systemctl %s: %v\n%s", args, err, out)
+	}
+}
+
 // cgroups lists the node's cgroups in every hierarchy, the deepest first.
 func (n *Node) cgroups() (list []string) {
 	for _, h := range hierarchies() {
-		filepath.WalkDir(filepath.Join(h, n.cgroup), func(name string, d fs.DirEntry, err error) error {
+		filepath.WalkDir(filepath.Join(h, n.group(n.cgroup)), func(name string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				list = append(list, name)
 			}
@@ -64,14 +104,17 @@ func (n *Node) cgroups() (list []string) {
 
 // podCgroups lists those of pods and containers.
 func (n *Node) podCgroups() []string {
-	return slices.DeleteFunc(n.cgroups(), func(name string) bool {
-		base := filepath.Base(name)
-		return base == n.cgroup || base == "kubepods" || base == "burstable" || base == "besteffort"
-	})
+	return slices.DeleteFunc(n.cgroups(), func(name string) bool { return !strings.Contains(name, "pod"+uidPrefix) })
 }
 
 // removeCgroup removes them all.
 func (n *Node) removeCgroup(t testing.TB) {
+	if n.slices() { // systemd removes them a little later
+		systemctl(t, "stop", filepath.Base(n.group(n.cgroup)))
+		if !within(patience, func() bool { return len(n.cgroups()) == 0 }) {
+			t.Errorf("cgroups are left: %q", n.cgroups())
+		}
+	}
 	for _, dir := range n.cgroups() {
 		if err := os.Remove(dir); err != nil {
 			t.Errorf("cannot remove a cgroup: %v", err)

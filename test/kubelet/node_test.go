@@ -57,12 +57,12 @@ type setup struct {
 const thresholds = `evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}`
 
 // patience is how long something may take that the kubelet does in seconds on a
-// quiet machine; $PATIENCE is another, for one that is emulated.
+// quiet machine.
 var patience = 90 * time.Second
 
 func init() {
-	if d, err := time.ParseDuration(os.Getenv("PATIENCE")); err == nil {
-		patience = d
+	if prebuilt() { // an emulated machine
+		patience = 6 * time.Minute
 	}
 }
 
@@ -72,7 +72,7 @@ type Node struct {
 	peer *peer // nil: the instance is cri-box
 	// Dir is the kubelet's: manifests, podlogs, root.
 	Dir    string
-	cgroup string // of all its pods, without the leading slash
+	cgroup string // of all its pods, as the kubelet calls it
 	api    api
 	server *apiServer // nil: pods come from manifests
 	proc   *exec.Cmd
@@ -135,9 +135,7 @@ func (n *Node) prepare(t testing.TB, want setup) {
 		}
 	}
 	n.cgroup = n.Name + "-kubelet"
-	if err := makeCgroup(n.cgroup); err != nil {
-		t.Fatal(err)
-	}
+	n.makeCgroup(t)
 	t.Cleanup(func() { n.removeCgroup(t) })
 	n.api = newAPI(n.Node)
 	if want.api {

@@ -58,13 +58,18 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 				i.Root = filepath.Join(n.Dir, "cri-box")
 			}
 		}
-		n.Instance = harness.New(t, onDisk, harness.Args("--set", "cgroup.driver=cgroupfs")) // the tests know its paths
+		n.Instance = harness.New(t, onDisk)
 		return
 	}
 	n.Instance = harness.Bare(t)
 	n.peer = &peer{node: n, binary: binary}
 	for _, dir := range []string{n.State, filepath.Join(n.Dir, "net.d")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{n.Instance.Dir, n.Dir} { // runc's child walks there as the pod's user
+		if err := os.Chmod(dir, 0o711); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,7 +53,12 @@ func (n *Node) run(t testing.TB, spec v1.PodSpec) *Pod {
 
 // uid is a pod's, without the word "pod": the kubelet finds cgroups that are left
 // by splitting their names there.
-func (n *Node) uid(number int32) string { return fmt.Sprintf("uid-%d-of-%s", number, n.Instance.Name) }
+func (n *Node) uid(number int32) string {
+	return fmt.Sprintf("%s%d-of-%s", uidPrefix, number, n.Instance.Name)
+}
+
+// uidPrefix begins the uid of every pod of the tests.
+const uidPrefix = "uid"
 
 // write puts the manifest in its place in one step. It has a uid of its own: the
 // kubelet would make one from the text, and another pod of another text.
@@ -158,8 +163,19 @@ func status(pod *v1.Pod, name string) v1.ContainerStatus {
 
 // cgroupOf is a pod's cgroup, where the kubelet made it.
 func (p *Pod) cgroupOf(pod *v1.Pod) string {
-	class := map[v1.PodQOSClass]string{v1.PodQOSBurstable: "burstable/", v1.PodQOSBestEffort: "besteffort/"}[pod.Status.QOSClass]
-	return "/" + p.cgroup + "/kubepods/" + class + "pod" + string(pod.UID)
+	names := []string{p.cgroup, "kubepods"}
+	if pod.Status.QOSClass != v1.PodQOSGuaranteed {
+		names = append(names, strings.ToLower(string(pod.Status.QOSClass)))
+	}
+	return p.group(append(names, "pod"+string(pod.UID))...)
+}
+
+// containerGroup is a container's cgroup.
+func (p *Pod) containerGroup(pod *v1.Pod, name string) string {
+	if p.slices() {
+		return p.cgroupOf(pod) + "/cri-box-" + containerID(pod, name) + ".scope"
+	}
+	return p.cgroupOf(pod) + "/" + containerID(pod, name)
 }
 
 // containerID is the CRI's id of a container.
@@ -172,7 +188,7 @@ func containerID(pod *v1.Pod, name string) string {
 func (p *Pod) pid(pod *v1.Pod, name string) int {
 	p.t.Helper()
 	var pids []int
-	for _, text := range strings.Fields(processes.read(p.t, p.cgroupOf(pod)+"/"+containerID(pod, name))) {
+	for _, text := range strings.Fields(processes.read(p.t, p.containerGroup(pod, name))) {
 		pid, err := strconv.Atoi(text)
 		if err != nil {
 			p.t.Fatal(err)

@@ -4,7 +4,9 @@ import (
 	"io"
 	"os"
 	"testing"
+	"time"
 
+	"github.com/cri-box/cri-box/test/harness"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -31,11 +33,15 @@ func init() {
 	scenarios["http probe"] = httpProbe
 }
 
-// every probe looks each second and believes the first answer.
+// every probe looks each second and believes the first answer, which takes an
+// emulated machine longer.
 func every(p v1.Probe) *v1.Probe {
-	p.PeriodSeconds, p.FailureThreshold = 1, 1
+	p.PeriodSeconds, p.FailureThreshold, p.TimeoutSeconds = 1, 1, seconds(time.Second)
 	return &p
 }
+
+// seconds are so many, and more on an emulated machine.
+func seconds(d time.Duration) int32 { return int32(harness.Long(d) / time.Second) }
 
 // script is a probe that runs a script in the container.
 func script(text string) v1.ProbeHandler {

@@ -90,7 +90,7 @@ func resizeByAPI(t *testing.T, n *Node) {
 	c.Resources = v1.ResourceRequirements{Limits: quantities("200m", "64Mi")}
 	p := n.create(t, v1.PodSpec{Containers: []v1.Container{c}})
 	pod := p.ready()
-	pid, group := p.pid(pod, "c"), p.cgroupOf(pod)+"/"+containerID(pod, "c")
+	pid, group := p.pid(pod, "c"), p.containerGroup(pod, "c")
 	for _, to := range []struct{ cpu, memory, quota, bytes string }{
 		{"400m", "128Mi", "40000", "134217728"},
 		{"100m", "32Mi", "10000", "33554432"},

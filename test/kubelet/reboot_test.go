@@ -73,9 +73,7 @@ func (n *Node) reboot(t *testing.T) {
 		os.Remove(pin)
 	}
 	n.removeCgroup(t)
-	if err := makeCgroup(n.cgroup); err != nil {
-		t.Fatal(err)
-	}
+	n.makeCgroup(t)
 	state, _ := filepath.Glob(filepath.Join(n.State, "*"))
 	for _, name := range state {
 		if err := removeMounted(name); err != nil {
@@ -119,7 +117,7 @@ func (n *Node) processes() (pids []int) {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		groups, _ := os.ReadFile(dir + "/cgroup")
 		args, _ := os.ReadFile(dir + "/cmdline")
-		mine := strings.Contains(string(groups), "/"+n.cgroup) || strings.Contains(string(args), n.State+"/")
+		mine := strings.Contains(string(groups), n.group(n.cgroup)) || strings.Contains(string(args), n.State+"/")
 		if mine && harness.Alive(pid) {
 			pids = append(pids, pid)
 		}

@@ -23,7 +23,7 @@ func resize(t *testing.T, n *Node) {
 	pod := p.ready()
 	pid := p.pid(pod, "c")
 	p.write(spec("400m", "64Mi"))
-	group := p.cgroupOf(pod) + "/" + containerID(pod, "c")
+	group := p.containerGroup(pod, "c")
 	n.wait(t, "the new limits", func() bool {
 		return quotaOf(t, group) == "40000" && memoryLimit.read(t, group) == "67108864"
 	})

@@ -59,7 +59,7 @@ func qualityOfService(t *testing.T, n *Node) {
 		p := n.run(t, v1.PodSpec{Containers: []v1.Container{container}})
 		pod := p.ready()
 		equal(t, "class", pod.Status.QOSClass, c.class)
-		group := p.cgroupOf(pod) + "/" + containerID(pod, "c")
+		group := p.containerGroup(pod, "c")
 		if unified() {
 			c.shares, c.quota, c.limitBytes = c.v2.weight, c.v2.max, c.v2.limit
 		}

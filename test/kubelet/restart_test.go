@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
 	v1 "k8s.io/api/core/v1"
@@ -73,8 +74,7 @@ func TestRestarts(t *testing.T) {
 // probedByExec has a readiness and a liveness probe each second.
 func probedByExec() v1.Container {
 	c := sh("c", "touch /tmp/ok; sleep 100000")
-	c.ReadinessProbe = every(v1.Probe{ProbeHandler: script("test -e /tmp/ok")})
-	c.LivenessProbe = every(v1.Probe{ProbeHandler: script("true")})
+	c.ReadinessProbe, c.LivenessProbe = often(script("test -e /tmp/ok")), often(script("true"))
 	c.LivenessProbe.FailureThreshold = 2
 	return c
 }
@@ -82,9 +82,16 @@ func probedByExec() v1.Container {
 func probedByHTTP() v1.Container {
 	c := work("c", "serve-http", "8080", "hello")
 	get := v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)}}
-	c.ReadinessProbe, c.LivenessProbe = every(v1.Probe{ProbeHandler: get}), every(v1.Probe{ProbeHandler: get})
+	c.ReadinessProbe, c.LivenessProbe = often(get), often(get)
 	c.LivenessProbe.FailureThreshold = 2
 	return c
+}
+
+// often is a probe each second; on an emulated machine, where a start takes some, less often.
+func often(h v1.ProbeHandler) *v1.Probe {
+	p := every(v1.Probe{ProbeHandler: h})
+	p.PeriodSeconds = seconds(time.Second)
+	return p
 }
 
 // failedProbes says how often each probe has failed so far.

@@ -28,7 +28,7 @@ func statistics(t *testing.T, n *Node) {
 			// A tenth of a processor is its limit, which a short window may exceed.
 			s.CPU != nil && s.CPU.UsageNanoCores != nil && *s.CPU.UsageNanoCores > 4e7 && *s.CPU.UsageNanoCores < 16e7
 	})
-	kernel, err := strconv.ParseFloat(memoryUsage.read(t, p.cgroupOf(pod)+"/"+containerID(pod, "c")), 64)
+	kernel, err := strconv.ParseFloat(memoryUsage.read(t, p.containerGroup(pod, "c")), 64)
 	if err != nil {
 		t.Fatal(err)
 	}
