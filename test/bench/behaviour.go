@@ -11,14 +11,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // elsewhere are tests that mount something on the host: a runtime in a mount
 // namespace of its own does not see that.
 const elsewhere = "Propagation|RecursiveReadOnly"
 
-// behaviour runs the CRI tests of test/critest against each runtime, one after
-// the other, and keeps which passed.
+// behaviour runs the CRI tests of test/critest against all runtimes at once, for
+// some spend minutes waiting, and keeps which passed.
 func behaviour(ctx context.Context, b *bench) error {
 	dir, err := os.MkdirTemp("", "behaviour")
 	if err != nil {
@@ -29,27 +31,33 @@ func behaviour(ctx context.Context, b *bench) error {
 	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-o", suite, "./test/critest").CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the tests: %w\n%s", err, out)
 	}
+	group, ctx := errgroup.WithContext(ctx)
 	for _, e := range b.endpoints {
-		cmd := exec.CommandContext(ctx, suite, "-test.v", "-test.timeout=20m", "-test.run="+b.tests, "-test.skip="+elsewhere, "-endpoint", "unix://"+e.socket)
-		cmd.Dir = "test/critest"
-		var out bytes.Buffer
-		cmd.Stdout = &out
-		run := cmd.Run
-		if e.daemon != nil { // the tests' registry has to be where the runtime is
-			run = func() error {
-				if err := e.daemon.net.Do(cmd.Start); err != nil {
-					return err
-				}
-				return cmd.Wait()
+		group.Go(func() error { return e.behave(ctx, suite, b.tests) })
+	}
+	return group.Wait()
+}
+
+func (e *endpoint) behave(ctx context.Context, suite, tests string) error {
+	cmd := exec.CommandContext(ctx, suite, "-test.v", "-test.timeout=1h", "-test.run="+tests, "-test.skip="+elsewhere, "-endpoint", "unix://"+e.socket)
+	cmd.Dir = "test/critest"
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	run := cmd.Run
+	if e.daemon != nil { // the tests' registry has to be where the runtime is
+		run = func() error {
+			if err := e.daemon.net.Do(cmd.Start); err != nil {
+				return err
 			}
+			return cmd.Wait()
 		}
-		err := run() // a failed test is no error here
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if e.behaviour = verdicts(&out); len(e.behaviour) == 0 {
-			return fmt.Errorf("%s: no test ran: %w", e.name, err)
-		}
+	}
+	err := run() // a failed test is no error here
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if e.behaviour = verdicts(&out); len(e.behaviour) == 0 {
+		return fmt.Errorf("%s: no test ran: %w", e.name, err)
 	}
 	return nil
 }

@@ -57,8 +57,9 @@ type plan struct {
 	imageScale           int
 }
 
-// outputs are the files that take the results; "" is none.
-type outputs struct{ json, svg, markdown string }
+// outputs are the files that take the results, and the one with an earlier run's;
+// "" is none.
+type outputs struct{ json, svg, markdown, add string }
 
 // sections are the parts of a run, in this order.
 var sections = []struct {
@@ -98,6 +99,7 @@ func main() {
 	flag.IntVar(&b.writers, "writers", 100, "containers that log at once")
 	flag.IntVar(&b.imageScale, "image-scale", 32, "size of the images: hundreds of small files, quarters of a MiB of a large one")
 	flag.StringVar(&b.files.json, "json", "", "file that takes all samples")
+	flag.StringVar(&b.files.add, "add", "", "a file of -json: what it has and this run does not measure is in the results as well")
 	flag.StringVar(&b.files.svg, "svg", "", "file that takes a plot of the ratios")
 	flag.StringVar(&b.files.markdown, "markdown", "", "file that takes the table")
 	flag.Parse()

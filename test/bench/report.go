@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -16,8 +17,17 @@ import (
 
 // report prints the table and writes the files that were asked for.
 func (b *bench) report() error {
-	b.endpoints.print(os.Stdout)
 	var errs []error
+	if b.files.add != "" {
+		text, err := os.ReadFile(b.files.add)
+		if err == nil {
+			err = b.endpoints.add(text)
+		}
+		if !errors.Is(err, fs.ErrNotExist) { // else it is the first piece
+			errs = append(errs, err) // the rest is printed all the same
+		}
+	}
+	b.endpoints.print(os.Stdout)
 	write := func(path string, content func() ([]byte, error)) {
 		if path == "" {
 			return
@@ -152,11 +162,63 @@ func machine() string {
 	return fmt.Sprintf("%d cores, kernel %s, %s", runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.GOARCH)
 }
 
-// samples are all results, by endpoint and row; times are in ms.
-func (l endpoints) samples() map[string]any {
-	out := map[string]any{"machine": machine()}
+// A kept is one endpoint's results in the JSON file; times are in ms.
+type kept struct {
+	Name      string               `json:"name"`
+	Version   string               `json:"version"`
+	Order     []string             `json:"order"`
+	Results   map[string][]float64 `json:"results"`
+	Behaviour map[string]string    `json:"behaviour,omitempty"`
+}
+
+// A run is the JSON file.
+type run struct {
+	Machine   string `json:"machine"`
+	Endpoints []kept `json:"endpoints"`
+}
+
+func (l endpoints) samples() run {
+	r := run{Machine: machine()}
 	for _, e := range l {
-		out[e.name+" ("+e.version+")"] = e.results
+		r.Endpoints = append(r.Endpoints, kept{e.name, e.version, e.order, e.results, e.behaviour})
 	}
-	return out
+	return r
+}
+
+// add completes the results with those of an earlier run of the same runtimes on
+// the same machine: rows and tests that this one did not measure.
+func (l endpoints) add(text []byte) error {
+	var earlier run
+	if err := json.Unmarshal(text, &earlier); err != nil {
+		return fmt.Errorf("the earlier run is not one of -json: %w", err)
+	}
+	if earlier.Machine != machine() {
+		return fmt.Errorf("the earlier run was on another machine: %s, this is %s", earlier.Machine, machine())
+	}
+	for _, k := range earlier.Endpoints {
+		i := slices.IndexFunc(l, func(e *endpoint) bool { return e.name == k.Name })
+		if i < 0 {
+			return fmt.Errorf("the earlier run has %s, this one does not: name it in -start too", k.Name)
+		}
+		if l[i].version != k.Version {
+			return fmt.Errorf("the earlier run was with %s, this one with %s: their figures do not belong together", k.Version, l[i].version)
+		}
+		l[i].keep(k)
+	}
+	return nil
+}
+
+// keep puts an earlier run's rows before this one's.
+func (e *endpoint) keep(k kept) {
+	order := []string{}
+	for _, what := range k.Order {
+		if e.results[what] == nil {
+			e.results[what] = k.Results[what]
+			order = append(order, what)
+		}
+	}
+	e.order = append(order, e.order...)
+	if e.behaviour == nil {
+		e.behaviour = k.Behaviour
+	}
 }
