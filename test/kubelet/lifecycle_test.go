@@ -34,7 +34,7 @@ func liveness(t *testing.T, n *Node) {
 	c.LivenessProbe = every(v1.Probe{ProbeHandler: script("test -e /tmp/live")})
 	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c, sh("other", "sleep 1000")}})
 	pod := p.ready()
-	first, other := containerID(pod, "c"), p.pid(pod, "other")
+	first, process, other := containerID(pod, "c"), p.pid(pod, "c"), p.pid(pod, "other")
 	if err := os.Remove(p.inside(pod, "c", "/tmp/live")); err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +45,7 @@ func liveness(t *testing.T, n *Node) {
 	if last == nil || last.ExitCode != 137 || !strings.HasSuffix(last.ContainerID, first) {
 		t.Errorf("the kubelet tells of the first container: %+v", last)
 	}
+	equal(t, "the first process lives", harness.Alive(process), false)
 	equal(t, "process of the other container", p.pid(pod, "other"), other)
 }
 
@@ -70,8 +71,14 @@ func backOff(t *testing.T, n *Node) {
 	}
 }
 
-// restartPolicies end as they should.
+// restartPolicies end as they should, and start as often.
 func restartPolicies(t *testing.T, n *Node) {
+	exits := func(policy v1.RestartPolicy, code int) (p *Pod, runs func() int) {
+		dir, volume := n.hostDir(t)
+		script := fmt.Sprintf("echo run >>/notes/runs; exit %d", code)
+		p = n.run(t, v1.PodSpec{RestartPolicy: policy, Volumes: []v1.Volume{volume}, Containers: []v1.Container{mounted(sh("c", script), "host", "/notes")}})
+		return p, func() int { return countLines(filepath.Join(dir, "runs")) }
+	}
 	for _, c := range []struct {
 		policy v1.RestartPolicy
 		code   int
@@ -81,20 +88,26 @@ func restartPolicies(t *testing.T, n *Node) {
 		{v1.RestartPolicyNever, 7, v1.PodFailed},
 		{v1.RestartPolicyOnFailure, 0, v1.PodSucceeded},
 	} {
-		p := n.run(t, v1.PodSpec{RestartPolicy: c.policy, Containers: []v1.Container{work("c", "exit", fmt.Sprint(c.code))}})
+		p, runs := exits(c.policy, c.code)
 		pod := p.until(string(c.phase), func(pod *v1.Pod) bool { return pod.Status.Phase == c.phase })
 		ended := status(pod, "c").State.Terminated
-		if ended == nil || int(ended.ExitCode) != c.code || status(pod, "c").RestartCount != 0 {
-			t.Errorf("%s, exit code %d: %+v", c.policy, c.code, status(pod, "c"))
+		if ended == nil || int(ended.ExitCode) != c.code || status(pod, "c").RestartCount != 0 || runs() != 1 {
+			t.Errorf("%s, exit code %d: it ran %d times, %+v", c.policy, c.code, runs(), status(pod, "c"))
 		}
 	}
 	for _, c := range []struct {
 		policy v1.RestartPolicy
 		code   int
 	}{{v1.RestartPolicyAlways, 0}, {v1.RestartPolicyOnFailure, 1}} {
-		p := n.run(t, v1.PodSpec{RestartPolicy: c.policy, Containers: []v1.Container{work("c", "exit", fmt.Sprint(c.code))}})
+		p, runs := exits(c.policy, c.code)
 		p.until("a restart", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
+		n.wait(t, "a second run", func() bool { return runs() > 1 })
 	}
+}
+
+func countLines(path string) int {
+	text, _ := os.ReadFile(path)
+	return strings.Count(string(text), "\n")
 }
 
 // initContainers run one after the other, each to its end; a sidecar starts among
@@ -128,12 +141,28 @@ func initContainers(t *testing.T, n *Node) {
 func outOfMemory(t *testing.T, n *Node) {
 	c := work("c", "eat-memory", fmt.Sprint(64<<20))
 	c.Resources.Limits = quantities("", "32Mi")
+	kills := oomKills(t)
 	p := n.run(t, v1.PodSpec{RestartPolicy: v1.RestartPolicyNever, Containers: []v1.Container{c}})
 	pod := p.until("the end", func(pod *v1.Pod) bool { return status(pod, "c").State.Terminated != nil })
 	ended := status(pod, "c").State.Terminated
 	if ended.Reason != "OOMKilled" || ended.ExitCode != 137 {
 		t.Errorf("reason %q, exit code %d; want OOMKilled and 137", ended.Reason, ended.ExitCode)
 	}
+	if oomKills(t) == kills {
+		t.Error("the kernel killed nobody")
+	}
+}
+
+// oomKills is how many processes the kernel has killed for want of memory.
+func oomKills(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "oom_kill ")
+	line, _, _ := strings.Cut(rest, "\n")
+	return int(number(t, line))
 }
 
 // grace: preStop runs first, SIGTERM comes after it, and the container has its
@@ -174,28 +203,44 @@ func impatience(t *testing.T, n *Node) {
 // hooksThatFail: a postStart that fails ends its container, which is started
 // again.
 func hooksThatFail(t *testing.T, n *Node) {
-	c := sh("c", "sleep 1000")
-	c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: script("exit 9").Exec}}
-	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
+	dir, volume := n.hostDir(t)
+	c := mounted(sh("c", "echo $$ >>/notes/starts; sleep 1000"), "host", "/notes")
+	c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: script("echo >>/notes/hooks; exit 9").Exec}}
+	p := n.run(t, v1.PodSpec{Volumes: []v1.Volume{volume}, Containers: []v1.Container{c}})
 	pod := p.until("the hook's failure", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
 	equal(t, "readiness", isReady(pod), false)
+	n.wait(t, "a second start and its hook", func() bool {
+		return countLines(filepath.Join(dir, "starts")) > 1 && countLines(filepath.Join(dir, "hooks")) > 1
+	})
 }
 
-// stopSignal: an image names the signal that ends its containers.
+// stopSignal: an image names the signal that ends its containers, and a container another.
 func stopSignal(t *testing.T, n *Node) {
 	b := imagetest.New()
 	harness.AddBusybox(t, b)
 	b.Config(func(c *ocispec.ImageConfig) { c.StopSignal = "SIGUSR1" })
-	dir, volume := n.hostDir(t)
-	c := mounted(sh("c", "trap 'echo usr1 >/notes/signal; exit 0' USR1; trap 'echo term >/notes/signal' TERM; while :; do sleep 0.1; done"), "host", "/notes")
-	c.Image = n.Push("stops-by-usr1", b.Build())
-	p := n.run(t, v1.PodSpec{TerminationGracePeriodSeconds: ptr.To[int64](60), Volumes: []v1.Volume{volume}, Containers: []v1.Container{c}})
-	p.ready()
-	p.delete()
-	var got []byte
-	n.wait(t, "a signal", func() bool {
-		got, _ = os.ReadFile(filepath.Join(dir, "signal"))
-		return strings.HasSuffix(string(got), "\n")
-	})
-	equal(t, "signal", string(got), "usr1\n")
+	image := n.Push("stops-by-usr1", b.Build())
+	for want, own := range map[string]*v1.Signal{"USR1": nil, "USR2": ptr.To(v1.SIGUSR2)} {
+		dir, volume := n.hostDir(t)
+		trap := ""
+		for _, s := range []string{"USR1", "USR2", "TERM"} {
+			trap += fmt.Sprintf("trap 'echo %[1]s >/notes/signal; exit 0' %[1]s; ", s)
+		}
+		c := mounted(sh("c", trap+"while :; do sleep 0.1; done"), "host", "/notes")
+		c.Image = image
+		spec := v1.PodSpec{TerminationGracePeriodSeconds: ptr.To[int64](60), Volumes: []v1.Volume{volume}}
+		if own != nil {
+			c.Lifecycle, spec.OS = &v1.Lifecycle{StopSignal: own}, &v1.PodOS{Name: v1.Linux}
+		}
+		spec.Containers = []v1.Container{c}
+		p := n.run(t, spec)
+		p.ready()
+		p.delete()
+		var got []byte
+		n.wait(t, "a signal", func() bool {
+			got, _ = os.ReadFile(filepath.Join(dir, "signal"))
+			return strings.HasSuffix(string(got), "\n")
+		})
+		equal(t, "signal", string(got), want+"\n")
+	}
 }

@@ -41,7 +41,7 @@ contentType: application/json
 containerLogMaxSize: 1Mi
 containerLogMaxFiles: 1000
 containerLogMonitorInterval: 3s
-featureGates: {KubeletInUserNamespace: true%[4]s}
+featureGates: {KubeletInUserNamespace: true, ContainerStopSignals: true%[4]s}
 %[5]s
 `
 

@@ -48,20 +48,29 @@ func near(t *testing.T, what string, got, want, part float64) {
 // summary returns what /stats/summary tells of a container, or nil.
 func (p *Pod) summary(container string) *stats.ContainerStats {
 	p.t.Helper()
+	for _, c := range p.podSummary().Containers {
+		if c.Name == container {
+			return &c
+		}
+	}
+	return nil
+}
+
+// podSummary is what it tells of the pod, if anything.
+func (p *Pod) podSummary() (pod stats.PodStats) {
+	p.t.Helper()
 	text, err := p.api.get("/stats/summary")
 	if err != nil {
-		return nil
+		return pod
 	}
 	var s stats.Summary
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		p.t.Fatal(err)
 	}
 	for _, pod := range s.Pods {
-		for _, c := range pod.Containers {
-			if pod.PodRef.Name == p.Name && c.Name == container {
-				return &c
-			}
+		if pod.PodRef.Name == p.Name {
+			return pod
 		}
 	}
-	return nil
+	return pod
 }
