@@ -104,7 +104,7 @@ func (c *Cgroup) Close() {
 			f.Close()
 		}
 	}
-	c.dirs.close()
+	c.sys.held.Add(-c.dirs.close())
 }
 
 // UnifiedDir is the group's v2 directory for CLONE_INTO_CGROUP, nil on V1. The

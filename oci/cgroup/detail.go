@@ -38,10 +38,11 @@ type HugePages struct {
 
 // Detail reads it. The error of a group that was removed is fs.ErrNotExist.
 func (c *Cgroup) Detail() (Detail, error) {
-	dirs, err := c.measured()
+	dirs, done, err := c.measured()
 	if err != nil {
 		return Detail{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, err)
 	}
+	defer done()
 	r := &reader{cgroup: c, dirs: dirs}
 	d := Detail{Time: time.Now()}
 	if c.sys.Mode == V2 {

@@ -25,16 +25,43 @@ type directories struct {
 	open   []*os.File // one for each v1 hierarchy, nil where nothing is measured
 }
 
-// measured opens the group's v1 directories, once.
-func (c *Cgroup) measured() ([]*os.File, error) {
+// heldShare is the part of the daemon's descriptors that measurements may hold, as
+// a divisor: on v1 a pod with one container has a dozen, as many as it needs to run.
+const heldShare = 4
+
+// heldMost is how many that are: a group that would exceed them opens its
+// directories for each measurement.
+var heldMost = sync.OnceValue(func() int64 {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return 0
+	}
+	return int64(min(files.Cur, 1<<30)) / heldShare
+})
+
+// measured opens the group's v1 directories, once. done is called after use.
+func (c *Cgroup) measured() (dirs []*os.File, done func(), err error) {
 	c.dirs.mu.Lock()
 	defer c.dirs.mu.Unlock()
+	keep := func() {}
 	switch {
 	case c.dirs.closed:
-		return nil, os.ErrNotExist
+		return nil, nil, os.ErrNotExist
 	case c.dirs.open != nil || len(c.sys.v1) == 0:
-		return c.dirs.open, nil
+		return c.dirs.open, keep, nil
 	}
+	if dirs, err = c.openMeasured(); err != nil {
+		return nil, nil, err
+	}
+	if c.sys.held.Add(count(dirs)) > heldMost() {
+		c.sys.held.Add(-count(dirs))
+		return dirs, func() { closeAll(dirs) }, nil
+	}
+	c.dirs.open = dirs
+	return dirs, keep, nil
+}
+
+func (c *Cgroup) openMeasured() ([]*os.File, error) {
 	open := make([]*os.File, len(c.sys.v1))
 	for i, h := range c.sys.v1 {
 		if !slices.ContainsFunc(h.controllers, func(name string) bool { return slices.Contains(measures, name) }) {
@@ -47,15 +74,26 @@ func (c *Cgroup) measured() ([]*os.File, error) {
 		}
 		open[i] = f
 	}
-	c.dirs.open = open
 	return open, nil
 }
 
-func (d *directories) close() {
+func count(files []*os.File) (n int64) {
+	for _, f := range files {
+		if f != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// close lets go of what is held, and says how many that were.
+func (d *directories) close() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	held := count(d.open)
 	closeAll(d.open)
 	d.open, d.closed = nil, true
+	return held
 }
 
 func closeAll(files []*os.File) {
@@ -224,11 +262,12 @@ func (r *reader) below(prefix string) (names []string) {
 
 // Members lists at most limit of the group's own processes.
 func (c *Cgroup) Members(limit int) ([]int, error) {
-	r := &reader{cgroup: c}
-	var err error
-	if r.dirs, err = c.measured(); err != nil {
+	dirs, done, err := c.measured()
+	if err != nil {
 		return nil, fmt.Errorf("cannot list processes of cgroup %s: %w", c.Path, err)
 	}
+	defer done()
+	r := &reader{cgroup: c, dirs: dirs}
 	var pids []int
 	err = r.open(r.anyDir(), "cgroup.procs", func(fd int) error {
 		n, err := unix.Read(fd, r.buf[:])

@@ -68,10 +68,11 @@ type PressureLine struct {
 // Stats reads what the group has used. The error of a group that was removed is
 // fs.ErrNotExist.
 func (c *Cgroup) Stats() (Stats, error) {
-	dirs, err := c.measured()
+	dirs, done, err := c.measured()
 	if err != nil {
 		return Stats{}, fmt.Errorf("cannot measure cgroup %s: %w", c.Path, err)
 	}
+	defer done()
 	r := &reader{cgroup: c, dirs: dirs}
 	st := Stats{Time: time.Now(), Processes: r.processes()}
 	if c.sys.Mode == V2 {

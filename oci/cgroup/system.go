@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,9 +39,10 @@ type System struct {
 	Mode Mode
 
 	v1          []hierarchy
-	unified     string   // mount point of v2, empty in V1
-	controllers []string // that limits can be set with
-	units       *Units   // with the systemd driver
+	unified     string       // mount point of v2, empty in V1
+	controllers []string     // that limits can be set with
+	units       *Units       // with the systemd driver
+	held        atomic.Int64 // directories that measurements hold
 
 	kills struct {
 		sync.Mutex
