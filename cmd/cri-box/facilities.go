@@ -55,7 +55,7 @@ func facilities() []facility {
 			"an image is mounted in a mount namespace of its own first, which takes a little longer"},
 		{"volatile overlay mounts", false, func() error { return has(f.Volatile) }, "a container's end waits until what it wrote is on the disk"},
 		{"clones of detached mounts", false, func() error { return has(f.CloneDetached) },
-			"a pod's /dev/shm is kept in a mount namespace of its own, and cloned there"},
+			"a pod's /dev/shm, and an image of which a part is mounted, are attached in a mount namespace of their own and cloned there"},
 		{"procfs of another PID namespace (pidns)", false, func() error { return has(f.ProcOf) },
 			"in a shared PID namespace /proc comes from the pod's first process; if daemon and keeper are killed at once, no container can be added to such a pod"},
 		{"exit codes by pidfd (PIDFD_GET_INFO)", false, exitByPidfd,

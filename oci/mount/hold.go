@@ -177,12 +177,17 @@ func CloneBelow(dir *os.File, name string) (f *os.File, err error) {
 		return nil, fmt.Errorf("cannot open %s: %w", name, err)
 	}
 	defer unix.Close(fd)
+	return cloneWithin(dir, fd, name)
+}
+
+// cloneWithin returns a clone of what fd is in the detached mount root.
+func cloneWithin(root *os.File, fd int, name string) (f *os.File, err error) {
 	if Detect().CloneDetached {
 		return clone(fd, "", name, false)
 	}
 	onOwnThread(func() {
 		var ns *os.File
-		if ns, err = alone(dir); err == nil { // that was the mount's attachment
+		if ns, err = alone(root); err == nil { // that was the mount's attachment
 			f, err = clone(fd, "", name, false)
 			ns.Close()
 		}

@@ -21,7 +21,14 @@ func TestAsOnAnOlderKernel(t *testing.T) {
 	i := harness.New(t, harness.Env(mount.Without+"=lowerdir+,volatile,clone-detached,pidns"))
 	pod := i.RunPod(namespaces(modePod, modePod, modePod))
 	a := pod.Run("a", i.Image(busybox), sleeper, security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = masked }))
-	b := pod.Run("b", i.Image(busybox), sleeper, func(c *runtimeapi.ContainerConfig) { c.Tty = true })
+	volume := i.Pull(i.Push("volume", imageWithFile(t)))
+	b := pod.Run("b", i.Image(busybox), sleeper, func(c *runtimeapi.ContainerConfig) {
+		c.Tty = true
+		for path, part := range map[string]string{"/d": "data", "/f": "data/file"} {
+			c.Mounts = append(c.Mounts, &runtimeapi.Mount{ContainerPath: path, Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume}, ImageSubPath: part})
+		}
+	})
+	equal(t, "parts of an image", b.MustExec("cat", "/d/file", "/f"), "in the imagein the image")
 	if !holdsMountNamespace(t, i.PID()) {
 		t.Fatal("serve holds no mount namespace: nothing is switched off")
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-box/cri-box/oci/mount"
 	"github.com/cri-box/cri-box/test/harness"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -236,10 +235,8 @@ func TestUserNamespaceImages(t *testing.T) {
 	pod := i.RunPod(users(200000))
 	volume := i.Pull(i.Push("volume", imageWithFile(t)))
 	c := pod.Run("c", i.Image(busybox), sleeper, func(c *runtimeapi.ContainerConfig) {
-		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume}}}
-		if mount.Detect().CloneDetached { // else no pod can have a part of an image
-			c.Mounts = append(c.Mounts, &runtimeapi.Mount{ContainerPath: "/w", Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume}, ImageSubPath: "data"})
-		}
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume}},
+			{ContainerPath: "/w", Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume}, ImageSubPath: "data"}}
 	})
 	for _, m := range c.Config.Mounts {
 		file := strings.Replace(m.ContainerPath+"/data/file", "w/data", "w", 1)
