@@ -97,17 +97,15 @@ func hardLimits() (map[string]uint64, error) {
 	return out, nil
 }
 
-// hasSwap tells whether memory.memsw (v1) or memory.swap (v2) is accounted.
+// hasSwap tells whether swap is accounted. On v2 it is wherever the kernel has swap;
+// memory.swap.max is in every group but the root (cgroup-v2.rst), which tells nothing.
 func hasSwap(groups *cgroup.System) bool {
-	if !groups.Has("memory") {
-		return false
+	sign := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+	if groups.Mode == cgroup.V2 {
+		sign = "/proc/swaps"
 	}
-	for _, path := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/memory.swap.max"} {
-		if _, err := os.Stat(path); err == nil {
-			return true
-		}
-	}
-	return false
+	_, err := os.Stat(sign)
+	return err == nil && groups.Has("memory")
 }
 
 // hugePageSizes are those with a limit, in the form of the controller's files.

@@ -82,6 +82,7 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 	return time.Duration(user+system) * tick
 }
 
+// TestMemoryLimit: what is above it does not go to swap either.
 func TestMemoryLimit(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Run("c", i.Image(probe), run("eat-memory", "10000000"), resources(func(r *runtimeapi.LinuxContainerResources) {
@@ -91,6 +92,16 @@ func TestMemoryLimit(t *testing.T) {
 	got := strings.TrimSpace(readFile(t, cgroupFile(t, c, "memory", "memory.limit_in_bytes", "memory.max")))
 	equal(t, "limit", got, strconv.Itoa(64<<20))
 	equal(t, "reported limit", c.Status().Resources.Linux.MemoryLimitInBytes, 64<<20)
+	file := cgroupFile(t, c, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
+	swap, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return // this kernel does not count swap
+	}
+	want := strconv.Itoa(64 << 20) // with memory
+	if filepath.Base(file) == "memory.swap.max" {
+		want = "0"
+	}
+	equal(t, "limit of swap", strings.TrimSpace(string(swap)), want)
 }
 
 // TestOOMScoreAdj asks for a higher value, which needs no right.
