@@ -22,6 +22,8 @@ swap() {
 }
 
 [ "$init" = systemd ] || mounts
+# A kubelet outside makes and removes it meanwhile, below the layer on top.
+mkdir -p /var/lib/kubelet && mount -t tmpfs tmpfs /var/lib/kubelet
 ulimit -n 1048576
 swap >/dev/null 2>&1
 cd "$dir" 2>/dev/null || cd /

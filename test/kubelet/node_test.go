@@ -51,6 +51,7 @@ type setup struct {
 	kubelet string // further lines of the kubelet's configuration
 	disk    string // a file system of that size for kubelet and runtime, "" for the machine's
 	api     bool   // an API server, which gives the pods
+	plugins bool   // no network before the test writes that of plugins
 }
 
 // thresholds are those of a kubelet whose disk is not the test's matter.

@@ -42,15 +42,19 @@ bin_dirs = ["/usr/lib/cni"]
 conf_dir = "%[1]s/net.d"
 `
 
-// peerNetwork is the plugins' part.
-const peerNetwork = `{"cniVersion": "1.0.0", "name": "peer", "plugins": [
-	{"type": "bridge", "bridge": "peer0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+// pluginNetwork is a network by plugins.
+const pluginNetwork = `{"cniVersion": "1.0.0", "name": "plugins", "plugins": [
+	{"type": "bridge", "bridge": "plugins0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
 	 "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.99.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
 	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
 
 // startRuntime starts cri-box, or the peer where one is given.
 func (n *Node) startRuntime(t testing.TB, want setup) {
 	t.Helper()
+	confDir := filepath.Join(n.Dir, "net.d")
+	if err := os.Mkdir(confDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	binary := os.Getenv("CONTAINERD")
 	if binary == "" {
 		onDisk := func(i *harness.Instance) {
@@ -58,15 +62,17 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 				i.Root = filepath.Join(n.Dir, "cri-box")
 			}
 		}
-		n.Instance = harness.New(t, onDisk)
+		opts := []harness.Option{onDisk}
+		if want.plugins {
+			opts = append(opts, harness.Args("--set", "network.mode=cni", "--set", "network.cni.bin_dirs=['/usr/lib/cni']", "--set", "network.cni.conf_dir="+confDir))
+		}
+		n.Instance = harness.New(t, opts...)
 		return
 	}
 	n.Instance = harness.Bare(t)
 	n.peer = &peer{node: n, binary: binary}
-	for _, dir := range []string{n.State, filepath.Join(n.Dir, "net.d")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.MkdirAll(n.State, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	for _, dir := range []string{n.Instance.Dir, n.Dir} { // runc's child walks there as the pod's user
 		if err := os.Chmod(dir, 0o711); err != nil {
@@ -74,7 +80,9 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 		}
 	}
 	n.writeFile(t, "containerd.toml", fmt.Sprintf(peerConfig, n.Dir, n.State))
-	n.writeFile(t, "net.d/peer.conflist", fmt.Sprintf(peerNetwork, filepath.Join(n.Dir, "leases")))
+	if !want.plugins { // it knows no other network
+		n.writeNetwork(t)
+	}
 	program, err := os.ReadFile(harness.Workload(t))
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +95,16 @@ func (n *Node) startRuntime(t testing.TB, want setup) {
 	n.wait(t, "containerd to answer", n.Answers)
 	n.Pull(pause) // as long as the registry asks for no password
 }
+
+// writeNetwork gives the node a network by plugins, as a cluster's does when it comes.
+// containerd does not see a file that is moved there.
+func (n *Node) writeNetwork(t testing.TB) {
+	t.Helper()
+	n.writeFile(t, "net.d/plugins.conflist", fmt.Sprintf(pluginNetwork, n.leases()))
+}
+
+// leases is where the plugins note which addresses are given away.
+func (n *Node) leases() string { return filepath.Join(n.Dir, "leases") }
 
 func (p *peer) start(t testing.TB) {
 	t.Helper()
