@@ -78,8 +78,12 @@ func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error)
 		p := r.prepared[b.ID]
 		delete(r.prepared, b.ID)
 		r.mu.Unlock()
-		if p != nil {
+		lost := r.dropLost(b.ID)
+		if p != nil && !lost {
 			return p, nil
+		}
+		if p != nil {
+			p.close()
 		}
 		if b.Spec == nil {
 			return nil, fmt.Errorf("cannot start container %s: %w", b.ID, errNoBundle)
@@ -89,6 +93,20 @@ func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error)
 		}
 	}
 	return nil, fmt.Errorf("cannot start container %s: it is being removed", b.ID)
+}
+
+// dropLost lets go of a container's group whose limits are gone; made once more, it
+// has them again.
+func (r *Runtime) dropLost(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := r.groups[id]
+	if g == nil || !g.Lost() {
+		return false
+	}
+	delete(r.groups, id)
+	g.Close()
+	return true
 }
 
 // StartTime is field 22 of /proc/PID/stat; 0 if the process is gone.
@@ -170,6 +188,8 @@ func (r *Runtime) dropParents(id, cgroup string) error {
 		return r.Cgroups.RemoveEmptyParents(cgroup, r.CgroupBase)
 	case strings.HasSuffix(id, InitID("")):
 		r.Cgroups.StopSlice(path.Dir(cgroup))
+	case strings.HasSuffix(cgroup, ".slice"): // of no pod
+		r.Cgroups.StopSlice(cgroup)
 	}
 	return nil
 }

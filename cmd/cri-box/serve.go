@@ -282,6 +282,9 @@ func (d *daemon) recover(ctx context.Context) error {
 	return nil
 }
 
+// settleBound is how long the end of a daemon waits for systemd.
+const settleBound = 5 * time.Second
+
 func (d *daemon) close() {
 	if d.streams != nil {
 		d.streams.Close()
@@ -291,6 +294,11 @@ func (d *daemon) close() {
 	}
 	if d.keeper != nil {
 		d.keeper.Close()
+	}
+	if d.groups != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), settleBound)
+		d.groups.Settle(ctx)
+		cancel()
 	}
 	if d.network != nil {
 		d.network.Close()

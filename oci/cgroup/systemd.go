@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,21 +60,26 @@ const unitBound = 10 * time.Second
 // answer.
 const tries = 60
 
-// Units tells systemd of scopes, one after the other and in the background.
+// Units tells systemd of scopes and slices, in the order of what happened, one after
+// the other and in the background.
 type Units struct {
 	sys   *System
 	mu    sync.Mutex
 	queue []unit
 	wake  chan struct{}
 	conn  *dbus.Conn
+	end   context.CancelFunc // of conn
 }
 
 // A unit is one thing to tell: that a scope has this process, or with pid 0, what its
-// limits are by now.
+// limits are by now, or that nothing is in a slice any more.
 type unit struct {
 	path  string
 	pid   int
+	empty bool
 	tried int
+	// told, if not nil, is closed in its turn, and nothing else is done.
+	told chan struct{}
 }
 
 // UseSystemd makes systemd the driver; Driver says so from then on.
@@ -113,16 +119,20 @@ func (u *Units) run() {
 }
 
 func (u *Units) tell(one unit) {
+	if one.told != nil {
+		close(one.told)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), unitBound)
 	defer cancel()
 	err := u.try(ctx, one)
-	if err == nil || !u.sys.occupied(one.path) {
+	if err == nil || !one.empty && !u.sys.holds(one.path, one.pid) {
 		return
 	}
 	if one.tried == 0 {
-		slog.Warn("systemd does not know a container's scope yet", "scope", one.path, "err", err)
+		slog.Warn("systemd does not know of a container's scope or a pod's end yet", "unit", one.path, "err", err)
 	}
-	if u.conn != nil && !u.conn.Connected() || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) {
 		u.hangUp()
 	}
 	if one.tried++; one.tried < tries {
@@ -130,24 +140,52 @@ func (u *Units) tell(one unit) {
 	}
 }
 
+// dial connects to systemd, unless it has. A connection ends with the context that it
+// was made with: that is one of its own.
+func (u *Units) dial(ctx context.Context) error {
+	if u.conn != nil && u.conn.Connected() {
+		return nil
+	}
+	u.hangUp()
+	own, end := context.WithCancel(context.Background())
+	stop := context.AfterFunc(ctx, end)
+	conn, err := dbus.NewWithContext(own)
+	if err != nil {
+		end()
+		return fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	u.conn, u.end = conn, end
+	if !stop() {
+		return fmt.Errorf("cannot reach systemd: %w", ctx.Err())
+	}
+	return nil
+}
+
 func (u *Units) hangUp() {
 	if u.conn != nil {
 		u.conn.Close()
+		u.end()
 		u.conn = nil
 	}
 }
 
-func (s *System) occupied(cgroupPath string) bool {
+// holds says whether the process pid is in the group or below it, or with pid 0 any.
+func (s *System) holds(cgroupPath string, pid int) bool {
 	pids, err := s.procs(s.processDir(cgroupPath))
-	return err == nil && len(pids) > 0
+	return err == nil && (slices.Contains(pids, pid) || pid == 0 && len(pids) > 0)
 }
 
+// try tells systemd, unless it is no longer so: systemd would make scope and slice
+// anew for a container that is gone, and put into it who has the pid by now.
 func (u *Units) try(ctx context.Context, one unit) (err error) {
-	if u.conn == nil {
-		if u.conn, err = dbus.NewWithContext(ctx); err != nil {
-			u.conn = nil
-			return fmt.Errorf("cannot reach systemd: %w", err)
-		}
+	if !one.empty && !u.sys.holds(one.path, one.pid) {
+		return nil
+	}
+	if err := u.dial(ctx); err != nil {
+		return err
+	}
+	if one.empty {
+		return u.stop(ctx, one.path)
 	}
 	name := path.Base(one.path)
 	limits, err := u.sys.unitLimits(one.path)
@@ -178,26 +216,57 @@ func (u *Units) start(ctx context.Context, name string, one unit, limits []dbus.
 	}, limits...)
 	done := make(chan string, 1)
 	_, err := u.conn.StartTransientUnitContext(ctx, name, "replace", properties, done)
+	if err := finished(ctx, err, "UnitExists", done); err != nil {
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	return nil
+}
+
+// stop has systemd forget a slice in which nothing is left. One of which systemd
+// was never told is a directory alone.
+func (u *Units) stop(ctx context.Context, slice string) error {
+	done := make(chan string, 1)
+	_, err := u.conn.StopUnitContext(ctx, path.Base(slice), "replace", done)
+	if err := finished(ctx, err, "NoSuchUnit", done); err != nil {
+		return fmt.Errorf("cannot stop %s: %w", path.Base(slice), err)
+	}
+	return u.sys.removeNow(slice)
+}
+
+// finished waits for a job of systemd's. An error by that name means that there is
+// nothing to do.
+func finished(ctx context.Context, err error, fine string, done <-chan string) error {
 	var known godbus.Error
-	if errors.As(err, &known) && known.Name == "org.freedesktop.systemd1.UnitExists" {
+	if errors.As(err, &known) && known.Name == "org.freedesktop.systemd1."+fine {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", name, err)
+		return err
 	}
 	select {
 	case result := <-done:
 		if result != "done" {
-			return fmt.Errorf("cannot start %s: systemd says %q", name, result)
+			return fmt.Errorf("systemd says %q", result)
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("cannot start %s: systemd does not answer: %w", name, ctx.Err())
+		return fmt.Errorf("systemd does not answer: %w", ctx.Err())
 	}
 }
 
 func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// Lost says whether the group has its limits no longer: with the last scope of a slice
+// systemd takes the controllers away from what is below it, also from a group that it
+// was not told of yet.
+func (c *Cgroup) Lost() bool {
+	if !inSlice(c.Path) || c.oom == nil {
+		return false
+	}
+	_, err := c.ownKills()
+	return gone(err)
 }
 
 // unitLimits are the group's limits as properties of its unit
@@ -265,24 +334,27 @@ func limitOf(line string) (uint64, bool) {
 	return n, err == nil
 }
 
-// StopSlice has systemd forget a slice of cri-box's own that is empty, in the
-// background; without systemd there is none.
+// StopSlice has systemd forget a slice of cri-box's own in which nothing is left, in
+// the background; without systemd there is none.
 func (s *System) StopSlice(slice string) {
-	if s.units == nil || path.Ext(slice) != ".slice" {
+	if s.units != nil && path.Ext(slice) == ".slice" {
+		s.units.add(unit{path: slice, empty: true})
+	}
+}
+
+// Settle waits until systemd was told, once, of all that has happened, as long as
+// ctx. What is left after that the next daemon tells.
+func (s *System) Settle(ctx context.Context) {
+	if s.units == nil {
 		return
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), unitBound)
-		defer cancel()
-		conn, err := dbus.NewWithContext(ctx)
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		if _, err := conn.StopUnitContext(ctx, path.Base(slice), "replace", nil); err != nil {
-			slog.Debug("cannot stop a slice", "slice", slice, "err", err)
-		}
-	}()
+	told := make(chan struct{})
+	s.units.add(unit{told: told})
+	select {
+	case <-told:
+	case <-ctx.Done():
+		slog.Warn("systemd was not told of everything", "why", ctx.Err())
+	}
 }
 
 // Base is the group above an instance's own pods'.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	cgroups "github.com/cri-box/cri-box/oci/cgroup"
 	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -31,6 +32,7 @@ func TestScopes(t *testing.T) {
 	for name, pod := range map[string]*harness.Pod{"without a parent": own, "with the kubelet's": pods} {
 		t.Run(name, func(t *testing.T) { scope(t, pod) })
 	}
+	t.Run("others' end", func(t *testing.T) { othersEnd(t, i.RunPod()) })
 	t.Run("out of memory", func(t *testing.T) { outOfMemory(t, pods) })
 	t.Run("out of memory, daemon away", func(t *testing.T) { outOfMemoryAway(t, pods) })
 	t.Run("systemd hangs", func(t *testing.T) { hungSystemd(t, pods) })
@@ -47,6 +49,43 @@ func TestScopes(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "must be a slice") {
 		t.Errorf("a parent that is no slice: %v", err)
 	}
+}
+
+// TestShortPods: pods that end before systemd was told of them, or while it does not
+// answer, leave no slice, neither a directory nor a unit, also where the daemon ends
+// just after them.
+func TestShortPods(t *testing.T) {
+	i := install(t, "systemd")
+	systemctl(t, "start", unit)
+	i.Reconnect()
+	image := i.Image("busybox")
+	for range 5 {
+		var slices []string
+		for n := range 3 {
+			pod := i.RunPod(func(c *runtimeapi.PodSandboxConfig) {
+				c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+			})
+			c := pod.Run("c-"+strconv.Itoa(n), image, []string{"/bin/workload", "sleep-forever"})
+			slices = append(slices, filepath.Base(filepath.Dir(cgroup(t, c))))
+			pod.Stop()
+			pod.Remove()
+		}
+		systemctl(t, "restart", unit)
+		i.Reconnect()
+		for _, slice := range slices {
+			noSlice(t, i, slice)
+		}
+	}
+}
+
+// noSlice waits until systemd and kernel have no such slice.
+func noSlice(t *testing.T, i *harness.Instance, slice string) {
+	t.Helper()
+	path, err := cgroups.ParentSlice(slice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.Wait("no slice "+slice, func() bool { return !exists("/sys/fs/cgroup"+path) && property(t, slice, "ActiveState") == "inactive" })
 }
 
 func scope(t *testing.T, pod *harness.Pod) {
@@ -96,11 +135,34 @@ func scope(t *testing.T, pod *harness.Pod) {
 	c.Remove()
 }
 
+// othersEnd: with the last scope of a slice systemd takes the controllers away from
+// what is below it. A container that was made and is not started yet keeps its limits.
+func othersEnd(t *testing.T, pod *harness.Pod) {
+	first := pod.Run("first", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}, limits(64<<20))
+	name := "cri-box-" + first.ID + ".scope"
+	slice := filepath.Dir(cgroup(t, first))
+	pod.Wait("the scope", func() bool { return property(t, name, "ActiveState") == "active" })
+	second := pod.Create("second", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}, limits(48<<20))
+	first.Stop(0)
+	pod.Wait("systemd to take the memory controller away", func() bool {
+		return !strings.Contains(file(t, slice, "cgroup.subtree_control"), "memory")
+	})
+	second.Start()
+	pod.Wait("the scope", func() bool { return property(t, "cri-box-"+second.ID+".scope", "ActiveState") == "active" })
+	for name, want := range map[string]string{"memory.max": strconv.Itoa(48 << 20), "cpu.max": "25000 100000", "cpu.weight": "59"} {
+		if got := file(t, cgroup(t, second), name); got != want {
+			t.Errorf("%s is %s, wanted %s", name, got, want)
+		}
+	}
+	pod.Stop()
+	pod.Remove()
+}
+
 // outOfMemory: systemd removes a scope's group as soon as its last process has
 // ended; the kills in it were counted before, or are known from the slice.
 func outOfMemory(t *testing.T, pod *harness.Pod) {
 	for n := range 3 {
-		c := pod.Run("oom-"+strconv.Itoa(n), pod.Image("busybox"), []string{"/bin/workload", "eat-memory", "200000000"}, limits(32<<20))
+		c := pod.Run("oom-"+strconv.Itoa(n), pod.Image("busybox"), []string{"/bin/workload", "eat-memory", "200000000"}, memory(32<<20))
 		if st := c.WaitExit(); st.Reason != "OOMKilled" {
 			t.Errorf("it ended with %s %d %s", st.Reason, st.ExitCode, st.Message)
 		}
@@ -118,7 +180,7 @@ func outOfMemoryAway(t *testing.T, pod *harness.Pod) {
 	wait := "until [ -e /gate/open ]; do sleep 0.1; done; exec /bin/workload eat-memory 200000000"
 	var hungry []*harness.Container
 	for n := range 4 {
-		hungry = append(hungry, pod.Run("hungry-"+strconv.Itoa(n), pod.Image("busybox"), []string{"sh", "-c", wait}, limits(32<<20), volume))
+		hungry = append(hungry, pod.Run("hungry-"+strconv.Itoa(n), pod.Image("busybox"), []string{"sh", "-c", wait}, memory(32<<20), volume))
 	}
 	killed := pod.Run("killed", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"})
 	pids := []int{killed.PID()}
@@ -126,6 +188,11 @@ func outOfMemoryAway(t *testing.T, pod *harness.Pod) {
 		pids = append(pids, c.PID())
 	}
 	systemctl(t, "stop", unit)
+	for _, c := range hungry { // else the limit goes with the slice's other scopes
+		if got := property(t, "cri-box-"+c.ID+".scope", "ActiveState"); got != "active" {
+			t.Errorf("after the daemon's end the scope of %s is %s", c.Config.Metadata.Name, got)
+		}
+	}
 	if err := os.WriteFile(filepath.Join(gate, "open"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +243,10 @@ func hungSystemd(t *testing.T, pod *harness.Pod) {
 			t.Errorf("exec says %q", out)
 		}
 	}
+	short := pod.Instance.RunPod()
+	slice := filepath.Base(filepath.Dir(cgroup(t, short.Run("short", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}))))
+	short.Stop()
+	short.Remove()
 	for _, path := range sockets {
 		if err := os.Rename(path+".aside", path); err != nil {
 			t.Fatal(err)
@@ -185,6 +256,7 @@ func hungSystemd(t *testing.T, pod *harness.Pod) {
 	if got := file(t, cgroup(t, c), "memory.max"); got != strconv.Itoa(64<<20) {
 		t.Errorf("memory.max is %s", got)
 	}
+	noSlice(t, pod.Instance, slice)
 }
 
 // killDaemon ends the daemon; systemd, which is well, starts another.
@@ -203,6 +275,13 @@ func killDaemon(t *testing.T) {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
+	}
+}
+
+// memory leaves out a limit of processor time, with which reclaim takes minutes here.
+func memory(limit int64) harness.ContainerOption {
+	return func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit, MemorySwapLimitInBytes: limit}
 	}
 }
 
