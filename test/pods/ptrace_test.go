@@ -11,12 +11,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const (
-	// foreign is what the hunter must not find: another container's environment.
-	foreign = "this belongs to another container"
-	// huntedExecs and huntedStarts are how many half-made processes it may race.
-	huntedExecs, huntedStarts = 1000, 20
-)
+// foreign is what the hunter must not find: another container's environment.
+const foreign = "this belongs to another container"
+
+// huntedExecs and huntedStarts are how many half-made processes it may race; an
+// emulated machine gives it more time for each.
+var huntedExecs, huntedStarts = 1000 / int(harness.Long(1)), 20
 
 // TestHalfMadeProcesses: a container with CAP_SYS_PTRACE, as debug containers have
 // it, takes hold of processes on their way into its PID namespace. It finds
@@ -64,6 +64,8 @@ func startHunter(t *testing.T, pod *harness.Pod, image string) *harness.Containe
 	hunter := pod.Run("hunter", image, run("hunt", foreign[1:]), slowPath, withSeccomp(runtimeapi.SecurityProfile_RuntimeDefault),
 		security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"SYS_PTRACE"}}
+			// The default profile would not let it trace what has none yet.
+			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 		}))
 	hunter.WaitOutput("ready")
 	return hunter
