@@ -51,11 +51,15 @@ part_vm() {
 part_vm_systemd() { INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs)'; }
 # With either driver of control groups.
 containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|ServeKilled|PodCgroupParent|CgroupNames)'
+# Every package that makes containers or control groups, whole, on each kernel and with either driver.
 part_vm_all() {
 	status=0
 	for kernel in 6.1 6.12 sid; do
-		KERNEL=$kernel BOUND=14400 hack/vm/test.sh oci/cgroup oci/mount oci/podinit network/netns network/routed test/pods test/stats test/streams test/powercut:TestBlockCut || status=1
-		KERNEL=$kernel INIT=systemd BOUND=3600 hack/vm/test.sh test/systemd "test/pods:^$containers\$" || status=1
+		for init in script systemd; do
+			[ $init = systemd ] && own=test/systemd || own=oci/cgroup
+			KERNEL=$kernel INIT=$init BOUND=14400 hack/vm/test.sh $own oci oci/mount oci/podinit network/netns network/routed \
+				test/pods test/streams test/stats test/critest test/faults test/model test/powercut:TestBlockCut || status=1
+		done
 	done
 	BOUND=3600 hack/vm/arm64.sh || status=1
 	return $status
