@@ -19,6 +19,9 @@ only, every capability, AppArmor, swap and a few huge pages.
   BOUND    seconds after which it is stopped, 600 by default
   MEM      MiB of memory, 4096 by default
   ACCEL    tcg or kvm; by default kvm if a kernel boots with it within seconds
+  THREAD   single or multi: threads of an emulated machine's processors; single for
+           sid, multi for the others. qemu before 8.1 may run a breakpoint that the
+           kernel has patched away meanwhile: then the machine ends with "Oops: int3"
 
 It sees this machine's file system, read only with a layer on top that is gone
 afterwards; what it writes to /tmp is on an ext4 disk, for an overlay does not stack
@@ -41,6 +44,8 @@ case ${1--h} in
 esac
 
 kernel=${KERNEL:-6.1} init=${INIT:-script} arch=${ARCH:-amd64} bound=${BOUND:-600} mem=${MEM:-4096}
+[ "$kernel" = sid ] && thread=single || thread=multi
+thread=${THREAD:-$thread}
 kdir=$("$here/kernel.sh" "$kernel" "$arch")
 version=$(ls "$kdir/lib/modules")
 work=$(mktemp -d "$root/bin/vm/run-XXXXXX")
@@ -99,11 +104,11 @@ boot() {
 	amd64)
 		set -- qemu-system-x86_64 -cpu max -append "console=ttyS0 $append"
 		set -- "$@" -virtfs "local,path=/,mount_tag=hostfs,security_model=none,multidevs=remap,readonly=on"
-		[ "$accel" = kvm ] || accel=tcg,thread=multi
+		[ "$accel" = kvm ] || accel=tcg,thread=$thread
 		;;
 	arm64)
 		set -- qemu-system-aarch64 -M virt -cpu max,pauth-impdef=on -append "console=ttyAMA0 $append"
-		accel=tcg,thread=multi
+		accel=tcg,thread=$thread
 		;;
 	*) echo "run.sh: ARCH is amd64 or arm64, not $arch" >&2 && exit 1 ;;
 	esac
