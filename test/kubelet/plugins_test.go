@@ -37,7 +37,7 @@ func TestNetworkPlugins(t *testing.T) {
 
 	n.removePods()
 	n.wait(t, "the pods to go", func() bool { return len(n.podCgroups()) == 0 })
-	equal(t, "addresses that are given away", strings.Join(n.addresses(), " "), "")
+	n.wait(t, "their addresses to be given back", func() bool { return len(n.addresses()) == 0 })
 	for _, left := range []string{"ip link delete plugins0", "nft flush ruleset"} { // the plugins' own
 		args := strings.Fields(left)
 		if err := n.Node.Do(func() error { return exec.Command(args[0], args[1:]...).Run() }); err != nil {

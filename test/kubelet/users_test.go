@@ -61,9 +61,37 @@ func userNamespaces(t *testing.T, n *Node) {
 			}
 		}
 	}
+	usersInMemory(t, n)
 	a, b := pods["a"], pods["b"]
 	if first := a.firstID(a.get(), "root"); first == b.firstID(b.get(), "root") {
 		t.Errorf("both pods have the ids from %d on", first)
+	}
+}
+
+// usersInMemory: a volume in memory, as secrets and tokens have, wants a kernel whose
+// tmpfs can map ids, Linux 6.3; an older one is what the pod's status names.
+func usersInMemory(t *testing.T, n *Node) {
+	p := n.run(t, v1.PodSpec{HostUsers: ptr.To(false), Containers: []v1.Container{mounted(sh("c", "echo mine >/memory/file; sleep 1000"), "memory", "/memory")},
+		Volumes: []v1.Volume{{Name: "memory", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}}}})
+	var major, minor int
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err == nil {
+		_, err = fmt.Sscanf(string(release), "%d.%d", &major, &minor)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if major > 6 || major == 6 && minor >= 3 {
+		pod := p.ready()
+		p.waitOwner(filepath.Join(n.Dir, "root/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir/memory/file"), [2]int{0, 0})
+		return
+	}
+	pod := p.until("a refusal", func(pod *v1.Pod) bool {
+		w := status(pod, "c").State.Waiting
+		return w != nil && w.Reason == "CreateContainerError"
+	})
+	if said := status(pod, "c").State.Waiting.Message; !strings.Contains(said, "id-mapped") {
+		t.Errorf("the pod's status does not say why: %q", said)
 	}
 }
 
