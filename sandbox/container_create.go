@@ -199,6 +199,7 @@ func (n *newContainer) publish(context.Context) error {
 	n.ctr.Made = true
 	n.entry.spec.Store(n.ctr.Bundle.Spec)
 	c := n.ctr
+	c.Bundle.Spec = nil // the entry has it, while it is of use
 	return n.saveContainer(n.entry, &c)
 }
 

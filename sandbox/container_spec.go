@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/cri-box/cri-box/oci"
 	"github.com/cri-box/cri-box/oci/label"
@@ -191,6 +192,49 @@ func (m *Manager) saveSpec(id string, s *specs.Spec) error {
 	return os.Rename(path+".new", path)
 }
 
+// A specCache has a container's runtime-spec while somebody uses it: it is the
+// largest thing that is known of a container, its start and commands want it, and a
+// container that only runs does not.
+type specCache struct {
+	spec atomic.Pointer[specs.Spec]
+	used atomic.Bool // since the last dropIdle
+}
+
+func (c *specCache) Load() *specs.Spec {
+	c.used.Store(true)
+	return c.spec.Load()
+}
+
+func (c *specCache) Store(s *specs.Spec) {
+	c.used.Store(true)
+	c.spec.Store(s)
+}
+
+// keep is Store for what was read; somebody may have stored what is newer meanwhile.
+func (c *specCache) keep(s *specs.Spec) *specs.Spec {
+	if c.spec.CompareAndSwap(nil, s) {
+		return s
+	}
+	if newer := c.spec.Load(); newer != nil {
+		return newer
+	}
+	return s
+}
+
+// DropIdle forgets the specs that were not used since the last call, which are on
+// disk, and says how many those are. Call it twice a minute or so: commands that
+// probes run are more frequent.
+func (m *Manager) DropIdle() (dropped int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.containers {
+		if !e.spec.used.Swap(false) && e.spec.spec.Swap(nil) != nil {
+			dropped++
+		}
+	}
+	return dropped
+}
+
 // Spec returns a container's runtime-spec; it must not be changed.
 func (m *Manager) Spec(id string) (*specs.Spec, error) {
 	e, err := m.containerEntry(id)
@@ -212,6 +256,5 @@ func (m *Manager) Spec(id string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("cannot read spec of container %s: it has no process or linux part", id)
 	}
 	spec.RestoreEnv(s.Process, m.currentContainer(e).Config.Of)
-	e.spec.Store(s)
-	return s, nil
+	return e.spec.keep(s), nil
 }

@@ -60,6 +60,7 @@ func (m *Manager) start(ctx context.Context, e *containerEntry, c *Container) er
 		return err
 	}
 	running := *c
+	running.Bundle.Spec = nil
 	running.PID, running.PIDStart, running.BootID = started.PID, started.PIDStart, m.cfg.BootID
 	running.StartedAt = notBefore(started.At, c.CreatedAt)
 	err = m.fault("start: record")

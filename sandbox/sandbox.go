@@ -175,7 +175,7 @@ type containerEntry struct {
 	stopMu   sync.Mutex
 	deadline time.Time // when the container is killed; zero: nobody stops it
 	timer    *time.Timer
-	spec     atomic.Pointer[specs.Spec]
+	spec     specCache
 
 	// unsaved: the end is known and could not be written yet. Guarded by Manager.mu.
 	unsaved bool

@@ -13,12 +13,15 @@ const (
 	// memorySlack is how much the heap may have grown since memory was given back
 	// before that is worth a collection.
 	memorySlack = 4 << 20
+	// dropWorth is how many containers' specs are worth one, some 10 KiB each.
+	dropWorth = 50
 )
 
-// giveBack returns memory to the node's workloads: a burst of pods or a pull
-// leaves the heap several times as large as what lives in it, and the garbage
-// collector lets it stand, for the next burst.
-func giveBack(ctx context.Context) {
+// giveBack lets go of what is only kept because it may be used again, and returns
+// memory to the node's workloads: a burst of pods or a pull leaves the heap several
+// times as large as what lives in it, and the garbage collector lets it stand, for
+// the next burst.
+func giveBack(ctx context.Context, dropIdle func() int) {
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
 	after := uint64(0)
@@ -28,7 +31,8 @@ func giveBack(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if held := heldMemory(); held > after+memorySlack {
+		dropped := dropIdle()
+		if held := heldMemory(); held > after+memorySlack || dropped >= dropWorth {
 			debug.FreeOSMemory()
 			after = heldMemory()
 		}

@@ -237,7 +237,7 @@ func (d *daemon) run(ctx context.Context) error {
 	go func() { failed <- server.Serve(listener) }()
 	go d.sandboxes.WatchExits(ctx)
 	go d.loadAppArmor(ctx)
-	go giveBack(ctx)
+	go giveBack(ctx, d.sandboxes.DropIdle)
 	go d.reloadOnSignal(ctx)
 	if err := d.recover(ctx); err != nil {
 		return err
