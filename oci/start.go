@@ -60,7 +60,9 @@ func (r *Runtime) Start(ctx context.Context, b Bundle) (Started, error) {
 	}
 	r.took(b.ID, "clone to execve", time.Since(at))
 	if b.Spec != nil {
-		r.Cgroups.Adopt(b.Spec.Linux.CgroupsPath, pid)
+		if group, err := r.cgroupOf(b.ID, b.Spec.Linux.CgroupsPath); err == nil { // else it has ended
+			group.Adopt(pid, b.Spec.Linux.Resources)
+		}
 	}
 	return Started{PID: pid, PIDStart: StartTime(pid), At: at}, nil
 }

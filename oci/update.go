@@ -33,7 +33,7 @@ func (r *Runtime) Update(ctx context.Context, id, cgroup string, from, to *specs
 	if err != nil {
 		return errors.Join(err, scores.restore())
 	}
-	r.Cgroups.Adopt(cgroup, 0)
+	group.Adopt(0, to.Linux.Resources)
 	r.dropPrepared(id)
 	return nil
 }

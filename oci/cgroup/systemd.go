@@ -17,6 +17,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/systemd"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // With the systemd driver a container's group is that of a scope unit. cri-box makes
@@ -78,6 +79,9 @@ type unit struct {
 	pid   int
 	empty bool
 	tried int
+	// group, if known, has these limits.
+	group  *Cgroup
+	limits *specs.LinuxResources
 	// told, if not nil, is closed in its turn, and nothing else is done.
 	told chan struct{}
 }
@@ -93,6 +97,14 @@ func (s *System) UseSystemd() {
 func (s *System) Adopt(cgroupPath string, pid int) {
 	if s.units != nil && strings.HasSuffix(cgroupPath, ".scope") {
 		s.units.add(unit{path: cgroupPath, pid: pid})
+	}
+}
+
+// Adopt is the same for a group that has the limits in r: if they are gone meanwhile,
+// it gets them again.
+func (c *Cgroup) Adopt(pid int, r *specs.LinuxResources) {
+	if c.sys.units != nil && inSlice(c.Path) {
+		c.sys.units.add(unit{path: c.Path, pid: pid, group: c, limits: r})
 	}
 }
 
@@ -181,6 +193,11 @@ func (u *Units) try(ctx context.Context, one unit) (err error) {
 	if !one.empty && !u.sys.holds(one.path, one.pid) {
 		return nil
 	}
+	if one.group != nil && one.group.Lost() {
+		if err := one.group.limit(one.limits); err != nil {
+			return err
+		}
+	}
 	if err := u.dial(ctx); err != nil {
 		return err
 	}
@@ -267,6 +284,19 @@ func (c *Cgroup) Lost() bool {
 	}
 	_, err := c.ownKills()
 	return gone(err)
+}
+
+// limit sets the limits of a group that has lost them.
+func (c *Cgroup) limit(r *specs.LinuxResources) error {
+	limits, err := c.sys.convert(r)
+	if err == nil {
+		err = c.sys.enable(c.Path)
+	}
+	if err != nil || limits == nil {
+		return err
+	}
+	limits.SkipDevices = true // systemd leaves those
+	return c.sys.set(c.Path, limits)
 }
 
 // unitLimits are the group's limits as properties of its unit

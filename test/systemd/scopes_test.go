@@ -218,6 +218,9 @@ func outOfMemoryAway(t *testing.T, pod *harness.Pod) {
 // and commands start as ever, and scopes come when it answers again.
 func hungSystemd(t *testing.T, pod *harness.Pod) {
 	sockets := []string{"/run/dbus/system_bus_socket", "/run/systemd/private"}
+	own := pod.Instance.RunPod()
+	first := own.Run("first", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}, limits(64<<20))
+	pod.Wait("the scope", func() bool { return property(t, "cri-box-"+first.ID+".scope", "ActiveState") == "active" })
 	before := pod.Run("before", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"})
 	for _, path := range sockets {
 		if err := os.Rename(path, path+".aside"); err != nil {
@@ -243,6 +246,11 @@ func hungSystemd(t *testing.T, pod *harness.Pod) {
 			t.Errorf("exec says %q", out)
 		}
 	}
+	// It takes away the controllers below a slice whose last scope it sees end.
+	second := own.Run("second", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}, limits(48<<20))
+	gone := cgroup(t, first)
+	first.Stop(0)
+	pod.Wait("systemd to see the first one's end", func() bool { return !exists("/sys/fs/cgroup" + gone) })
 	short := pod.Instance.RunPod()
 	slice := filepath.Base(filepath.Dir(cgroup(t, short.Run("short", pod.Image("busybox"), []string{"/bin/workload", "sleep-forever"}))))
 	short.Stop()
@@ -257,6 +265,12 @@ func hungSystemd(t *testing.T, pod *harness.Pod) {
 		t.Errorf("memory.max is %s", got)
 	}
 	noSlice(t, pod.Instance, slice)
+	pod.Wait("the scope", func() bool { return property(t, "cri-box-"+second.ID+".scope", "ActiveState") == "active" })
+	if got := file(t, cgroup(t, second), "memory.max"); got != strconv.Itoa(48<<20) {
+		t.Errorf("memory.max of the second one is %s", got)
+	}
+	own.Stop()
+	own.Remove()
 }
 
 // killDaemon ends the daemon; systemd, which is well, starts another.
