@@ -48,7 +48,7 @@ part_vm() {
 		"test/pods:^($containers|TestCgroupView|TestTargetJoins|TestProbe(Privileged|TTY)|TestEndWithoutKeeper|TestAppArmor|TestUserNamespaceProbe)\$" \
 		'test/streams:^Test(ExecClientGoes|UserNamespaceStreams)$' 'test/stats:^Test(Memory|PodStats)$'
 }
-part_vm_systemd() { INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^(TestUnit|TestScopes)$/(kubelet|hangs)'; }
+part_vm_systemd() { INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^Test(Unit|Scopes|ShortPods)$' "test/pods:^$containers\$"; }
 # With either driver of control groups.
 containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|ServeKilled|PodCgroupParent|CgroupNames)'
 # Every package that makes containers or control groups, whole, on each kernel and with either driver.
