@@ -67,12 +67,12 @@ func (c *Cgroup) openMeasured() ([]*os.File, error) {
 		if !slices.ContainsFunc(h.controllers, func(name string) bool { return slices.Contains(measures, name) }) {
 			continue
 		}
-		f, err := openFile(unix.AT_FDCWD, path.Join(h.dir, c.Path), unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := openFD(unix.AT_FDCWD, path.Join(h.dir, c.Path), unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			closeAll(open)
 			return nil, err
 		}
-		open[i] = f
+		open[i] = os.NewFile(uintptr(fd), h.dir) // a dozen for each pod: without names of their own
 	}
 	return open, nil
 }
