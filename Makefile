@@ -37,9 +37,9 @@ test-kubelet: ## a real kubelet on cri-box, or on CONTAINERD=path; the first tim
 	@hack/setup.sh go test
 	@hack/parts.sh kubelet-build kubelet
 
-test-kubelet-all: ## likewise, with a node's worth of pods at once and the kubelet's image collection
-	@hack/setup.sh go test
-	@hack/parts.sh kubelet-build kubelet-all
+test-kubelet-all: ## likewise, with a node's worth of pods and the kubelet's image collection; and on Debian 12's kernel
+	@hack/setup.sh go test vm
+	@hack/parts.sh kubelet-build kubelet-all kubelet-vm kubelet-vm-systemd
 
 test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only, without systemd and with it
 	@hack/setup.sh go vm

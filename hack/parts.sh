@@ -35,6 +35,12 @@ kubelet_tests() {
 	timeout=$1 && shift
 	(cd test/kubelet && CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout "$timeout" "$@" .)
 }
+# The same on Debian 12's kernel with cgroup v2 alone: by directories, and with systemd as
+# init by slices and scopes. Not in it is what takes a node's worth of pods or minutes of waiting.
+part_kubelet_vm() { kubelet_vm; }
+part_kubelet_vm_systemd() { (export INIT=systemd && kubelet_vm); }
+kubelet_vm() { part_kubelet_build && BOUND=7200 hack/vm/test.sh 'test/kubelet:^TestPods$' "test/kubelet:$beside_pods"; }
+beside_pods='^Test(APIPods|Credentials|DocumentedConfiguration|Eviction|MetricsFromCRI|NetworkPlugins|Reboot|Restarts)$'
 # Both ways to stream; RUNS says how often, each time in another order.
 part_critest() {
 	mkdir -p bin/critest
