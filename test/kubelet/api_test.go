@@ -26,7 +26,7 @@ type api struct {
 
 func newAPI(node *harness.Net) api {
 	return api{node: node, client: &http.Client{
-		Timeout: 30 * time.Second,
+		Timeout: harness.Long(30 * time.Second),
 		Transport: &http.Transport{DialContext: node.Dial, DisableKeepAlives: true,
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 	}}

@@ -2,10 +2,9 @@ package kubelet_test
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
-	"time"
 
-	"github.com/cri-box/cri-box/test/harness"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -35,15 +34,14 @@ func grpcProbe(t *testing.T, n *Node) {
 // httpProbeThatFails: who listens on another port than the probe asks is started
 // again, once it has had its time.
 func httpProbeThatFails(t *testing.T, n *Node) {
-	c := work("c", "serve-http", "8080", "hello")
+	dir, volume := n.hostDir(t)
+	c := mounted(sh("c", "echo start >>/notes/starts; exec /bin/workload serve-http 8080 hello"), "host", "/notes")
 	c.LivenessProbe = every(v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8081)}}})
-	c.LivenessProbe.InitialDelaySeconds = seconds(time.Second) // its process can be looked at before
-	p := n.run(t, v1.PodSpec{Containers: []v1.Container{c}})
-	process := p.pid(p.until("the first start", func(pod *v1.Pod) bool { return status(pod, "c").State.Running != nil }), "c")
+	p := n.run(t, v1.PodSpec{Volumes: []v1.Volume{volume}, Containers: []v1.Container{c}})
 	pod := p.until("a restart", func(pod *v1.Pod) bool { return status(pod, "c").RestartCount > 0 })
 	last := status(pod, "c").LastTerminationState.Terminated
 	if last == nil || last.ExitCode == 0 {
 		t.Errorf("the kubelet tells of the first container: %+v", last)
 	}
-	equal(t, "the first process lives", harness.Alive(process), false)
+	n.wait(t, "a second start", func() bool { return countLines(filepath.Join(dir, "starts")) > 1 })
 }
