@@ -2,6 +2,7 @@ package mount
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -52,11 +53,21 @@ func EmptyReadOnlyDir() (*os.File, error) {
 // Devpts returns a new devpts instance, whose terminals belong to the host's
 // group gid (without a user namespace 5, tty) and have that SELinux label, if any.
 func Devpts(gid int, label string) (*os.File, error) {
+	f, err := devpts(uint64(gid), label)
+	if err != nil && gid > math.MaxInt32 {
+		// Linux 6.1 takes no more than an int here, and digits alone: the negative
+		// one that is this group, as the unsigned long of which it is made.
+		return devpts(uint64(int32(uint32(gid))), label)
+	}
+	return f, err
+}
+
+func devpts(gid uint64, label string) (*os.File, error) {
 	c := newContext("devpts")
 	c.set("source", "devpts")
 	c.set("ptmxmode", "0666")
 	c.set("mode", "0620")
-	c.set("gid", strconv.Itoa(gid))
+	c.set("gid", strconv.FormatUint(gid, 10))
 	c.label(label)
 	return c.mount(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
 }
