@@ -22,6 +22,8 @@ swap() {
 }
 
 [ "$init" = systemd ] || mounts
+# systemd leaves that out where the root file system looks like a container's.
+[ -d /sys/kernel/security/apparmor ] || mount -t securityfs securityfs /sys/kernel/security
 # A kubelet outside makes and removes it meanwhile, below the layer on top.
 mkdir -p /var/lib/kubelet && mount -t tmpfs tmpfs /var/lib/kubelet
 ulimit -n 1048576
