@@ -108,7 +108,9 @@ func shareDir(dir string) error {
 	}
 	dirMu.Lock()
 	defer dirMu.Unlock()
-	err := unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	// Pins in a shared directory are shared by themselves: without MS_REC, which would
+	// look at each of them every time.
+	err := unix.Mount("", dir, "none", unix.MS_SHARED, "")
 	if !errors.Is(err, unix.EINVAL) { // EINVAL: not a mount point
 		return err
 	}

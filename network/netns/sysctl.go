@@ -104,17 +104,17 @@ func namespaceOf(path string) string {
 
 // writeSysctls writes from the calling thread: the kernel looks net.* up in the
 // network namespace and the rest in the IPC namespace of whoever opens the file.
-func writeSysctls(sysctls map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
-		if err := writeSysctl(key, sysctls[key]); err != nil {
-			return fmt.Errorf("cannot set sysctl %s to %q: %w", key, sysctls[key], err)
+func writeSysctls(values map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if err := writeSysctl(key, values[key]); err != nil {
+			return fmt.Errorf("cannot set sysctl %s to %q: %w", key, values[key], err)
 		}
 	}
 	return nil
 }
 
 func writeSysctl(key, value string) error {
-	fd, err := unix.Open("/proc/sys/"+sysctlPath(key), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := sysctls.open("sys/" + sysctlPath(key))
 	if err != nil {
 		return err
 	}
