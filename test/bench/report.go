@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -218,7 +219,8 @@ func (e *endpoint) keep(k kept) {
 		}
 	}
 	e.order = append(order, e.order...)
-	if e.behaviour == nil {
-		e.behaviour = k.Behaviour
-	}
+	verdicts := map[string]string{}
+	maps.Copy(verdicts, k.Behaviour)
+	maps.Copy(verdicts, e.behaviour)
+	e.behaviour = verdicts
 }

@@ -55,7 +55,7 @@ func TestAddEarlier(t *testing.T) {
 	before[0].add("pod up", 2)
 	before[1].add("pod up", 50)
 	before[0].add("ExecSync", 1)
-	before[0].behaviour = map[string]string{"TestTTY": "passes"}
+	before[0].behaviour = map[string]string{"TestTTY": "passes", "TestLog": "fails"}
 	text, err := json.Marshal(before.samples())
 	if err != nil {
 		t.Fatal(err)
@@ -63,13 +63,14 @@ func TestAddEarlier(t *testing.T) {
 
 	now := pair()
 	now[0].add("ExecSync", 3)
+	now[0].behaviour = map[string]string{"TestLog": "passes"}
 	if err := now.add(text); err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
 	now.print(&out)
 	if got := now.rows(); !slices.Equal(got, []string{"pod up", "ExecSync"}) || now[0].results["ExecSync"][0] != 3 ||
-		!strings.Contains(out.String(), "25 [25–25]") || now[0].behaviour["TestTTY"] != "passes" {
+		!strings.Contains(out.String(), "25 [25–25]") || now[0].behaviour["TestTTY"] != "passes" || now[0].behaviour["TestLog"] != "passes" {
 		t.Errorf("rows %q, report\n%s", got, out.String())
 	}
 
