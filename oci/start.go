@@ -101,13 +101,17 @@ func (r *Runtime) takePrepared(ctx context.Context, b Bundle) (*prepared, error)
 // has them again.
 func (r *Runtime) dropLost(id string) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	g := r.groups[id]
-	if g == nil || !g.Lost() {
+	r.mu.Unlock()
+	if g == nil || !g.Lost() { // that reads a file
 		return false
 	}
-	delete(r.groups, id)
-	g.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.groups[id] == g { // else somebody else lets go of it
+		delete(r.groups, id)
+		g.Close()
+	}
 	return true
 }
 

@@ -1,10 +1,10 @@
 package netns
 
 import (
-	"fmt"
 	"os"
 	"sync"
 
+	"github.com/cri-box/cri-box/oci/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +39,7 @@ func (p *freshProc) open(path string) (int, error) {
 }
 
 func (p *freshProc) renew() error {
-	root, err := newProc()
+	root, err := mount.Proc()
 	if err != nil {
 		return err
 	}
@@ -48,20 +48,4 @@ func (p *freshProc) renew() error {
 	}
 	p.root, p.left = root, procUses
 	return nil
-}
-
-func newProc() (*os.File, error) {
-	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make proc: %w", os.NewSyscallError("fsopen", err))
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("cannot make proc: %w", os.NewSyscallError("fsconfig", err))
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make proc: %w", os.NewSyscallError("fsmount", err))
-	}
-	return os.NewFile(uintptr(fd), "proc"), nil
 }

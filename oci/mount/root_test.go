@@ -137,7 +137,7 @@ func TestRace(t *testing.T) {
 
 // TestMagicLinks: the links of /proc lead anywhere when followed by the kernel.
 func TestMagicLinks(t *testing.T) {
-	proc := ok(t)(newContext("proc").mount(0))
+	proc := ok(t)(Proc())
 	for _, p := range []string{"self/root/etc/passwd", "self/cwd/root.go", "self/exe"} {
 		if data, err := ReadFileIn(proc, p, 1<<20); err == nil {
 			t.Errorf("%s gave %d bytes", p, len(data))

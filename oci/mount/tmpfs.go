@@ -96,3 +96,9 @@ func OpenPTY(devpts *os.File) (master, slave *os.File, err error) {
 	}
 	return master, os.NewFile(peer, "terminal"), nil
 }
+
+// Proc returns a procfs of the calling process's PID namespace, with nothing looked up
+// in it yet.
+func Proc() (*os.File, error) {
+	return newContext("proc").mount(int(Attr{NoExec: true, NoDev: true, NoSUID: true}.flags()))
+}
