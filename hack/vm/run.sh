@@ -19,8 +19,8 @@ only, every capability, AppArmor, swap and a few huge pages.
   BOUND    seconds after which it is stopped, 600 by default
   MEM      MiB of memory, 4096 by default
   ACCEL    tcg or kvm; by default kvm if a kernel boots with it within seconds
-  THREAD   single or multi: threads of an emulated machine's processors; single for
-           sid, multi for the others. qemu before 8.1 may run a breakpoint that the
+  THREAD   single or multi: threads of an emulated machine's processors; multi for
+           6.1, single for the others. qemu before 8.1 may run a breakpoint that the
            kernel has patched away meanwhile: then the machine ends with "Oops: int3"
 
 It sees this machine's file system, read only with a layer on top that is gone
@@ -44,7 +44,7 @@ case ${1--h} in
 esac
 
 kernel=${KERNEL:-6.1} init=${INIT:-script} arch=${ARCH:-amd64} bound=${BOUND:-600} mem=${MEM:-4096}
-[ "$kernel" = sid ] && thread=single || thread=multi
+[ "$kernel" = 6.1 ] && thread=multi || thread=single
 thread=${THREAD:-$thread}
 kdir=$("$here/kernel.sh" "$kernel" "$arch")
 version=$(ls "$kdir/lib/modules")

@@ -112,6 +112,13 @@ func collect(r io.Reader) *output {
 	return o
 }
 
+// soFar is what has come by now.
+func (o *output) soFar() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.text)
+}
+
 // wait returns what has come once enough is true of it.
 func (o *output) wait(t testing.TB, what string, enough func(text string, ended bool) bool) string {
 	t.Helper()
