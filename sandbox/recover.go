@@ -35,6 +35,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.loadContainers(); err != nil {
 		return err
 	}
+	m.setAsideStale()
 	if err := m.dropOrphans(ctx); err != nil {
 		slog.Error("cannot remove containers without a pod", "err", err)
 	}
@@ -133,7 +134,31 @@ func (m *Manager) loadContainers() error {
 	return nil
 }
 
-var errPlace = errors.New("it is the record of another")
+var (
+	errPlace = errors.New("it is the record of another")
+	errStale = errors.New("it is older than the pod's containers: its end is missing")
+)
+
+// setAsideStale sets aside the record of a pod that was never ready and yet has
+// containers: what made it ready was in the file and is damaged.
+func (m *Manager) setAsideStale() {
+	m.mu.Lock()
+	used := map[string]bool{}
+	for _, e := range m.containers {
+		used[e.ctr.PodID] = true
+	}
+	var stale []*Pod
+	for id, e := range m.pods {
+		if used[id] && e.pod.ReadyAt.IsZero() {
+			stale = append(stale, e.pod)
+		}
+	}
+	m.mu.Unlock()
+	for _, p := range stale {
+		m.forgetPod(p)
+		m.setAside(m.podDir(p.ID), errStale)
+	}
+}
 
 // setAside moves a record that cannot be used out of the way. A directory
 // without any is what a kill between mkdir and the first write left.

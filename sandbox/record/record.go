@@ -6,9 +6,14 @@
 //	cri-box pod 1 sha256:6f0c…
 //	{ … }
 //
-// It is replaced by rename, so that a killed daemon leaves the old or the new
-// one. There is no fsync: a power cut ends the pods as well, and a record that
-// it tore is set aside, not trusted.
+// A change is another one at the file's end; the last is what holds. When that
+// would make a file of several times the size of one, it is replaced by rename
+// instead: not each time, because a file system may write out at once what
+// replaces a file (ext4(5), auto_da_alloc), and the caller would wait for the disk.
+//
+// So a killed daemon leaves the old or the new one: a last one that is torn counts
+// as not written. There is no fsync: a power cut ends the pods as well, and a
+// record of which nothing whole is left is set aside, not trusted.
 package record
 
 import (
@@ -19,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -43,20 +49,51 @@ func (k Kind) header(body []byte) string {
 	return fmt.Sprintf("cri-box %s %d sha256:%s\n", k.Name, k.Version, hex.EncodeToString(sum[:]))
 }
 
-// Save writes v as the record in dir, which exists.
+// entries is how many times the size of one a record's file may have.
+const entries = 8
+
+// Save writes v as the record in dir, which exists. One at a time for a directory.
 func (k Kind) Save(dir string, v any) error {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot encode %s record: %w", k.Name, err)
 	}
-	path := filepath.Join(dir, FileName)
-	if err := os.WriteFile(path+".new", append([]byte(k.header(body)), body...), 0o600); err != nil {
-		return fmt.Errorf("cannot write %s record: %w", k.Name, err)
+	entry, path := append([]byte(k.header(body)), body...), filepath.Join(dir, FileName)
+	added, err := add(path, entry)
+	if err == nil && !added {
+		err = replace(path, entry)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot write %s record: %w", k.Name, err)
 	}
 	return nil
+}
+
+// add writes an entry at the end of the file, if there is one that is not too long.
+func add(path string, entry []byte) (bool, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size()+int64(len(entry)) > min(int64(entries*len(entry)), maxSize) {
+		return false, err
+	}
+	if _, err := f.WriteAt(append([]byte{'\n'}, entry...), info.Size()); err != nil {
+		return false, errors.Join(err, f.Truncate(info.Size()))
+	}
+	return true, nil
+}
+
+func replace(path string, entry []byte) error {
+	if err := os.WriteFile(path+".new", entry, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Load reads the record in dir into v. A record that is damaged, of another
@@ -67,22 +104,54 @@ func (k Kind) Load(dir string, v any) error {
 	if err != nil {
 		return fmt.Errorf("cannot read %s record: %w", k.Name, err)
 	}
-	head, body, found := bytes.Cut(b, []byte{'\n'})
-	var name, sum string
-	var version int
-	if _, err := fmt.Sscanf(string(head), "cri-box %s %d sha256:%s", &name, &version, &sum); err != nil || !found {
-		return fmt.Errorf("cannot read %s record: it does not begin as one: %w", k.Name, ErrCorrupt)
-	}
-	if name != k.Name || version > k.Version {
-		return fmt.Errorf("cannot read %s record: it is a %s record of version %d, this is made for %d: %w", k.Name, name, version, k.Version, ErrCorrupt)
-	}
-	if want := sha256.Sum256(body); hex.EncodeToString(want[:]) != sum {
-		return fmt.Errorf("cannot read %s record: its checksum is wrong: %w", k.Name, ErrCorrupt)
+	body, err := k.last(b)
+	if err != nil {
+		return fmt.Errorf("cannot read %s record: %w", k.Name, err)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("cannot read %s record: %v: %w", k.Name, err, ErrCorrupt)
 	}
 	return nil
+}
+
+// last gives the body of a file's last entry, or of the one before if that is torn.
+func (k Kind) last(b []byte) ([]byte, error) {
+	at := bytes.LastIndex(b, begin)
+	body, err := k.body(b[at+1:])
+	if at >= 0 && errors.Is(err, errTorn) {
+		b = b[:at]
+		body, err = k.body(b[bytes.LastIndex(b, begin)+1:])
+	}
+	return body, err
+}
+
+// Where an entry begins that is not the first, and where the JSON of one ends: within
+// it no line begins so.
+var begin, end = []byte("\ncri-box "), []byte("\n}")
+
+// errTorn is what is left of an entry that was not written whole.
+var errTorn = fmt.Errorf("it is torn: %w", ErrCorrupt)
+
+// body is what a whole entry says; behind it there may be the first bytes of a torn one.
+func (k Kind) body(entry []byte) ([]byte, error) {
+	head, body, found := bytes.Cut(entry, []byte{'\n'})
+	var name, sum string
+	var version int
+	if _, err := fmt.Sscanf(string(head), "cri-box %s %d sha256:%s", &name, &version, &sum); err != nil || !found {
+		return nil, fmt.Errorf("it does not begin as one: %w", errTorn)
+	}
+	if name != k.Name || version > k.Version {
+		return nil, fmt.Errorf("it is a %s record of version %d, this is made for %s %d: %w", name, version, k.Name, k.Version, ErrCorrupt)
+	}
+	n := bytes.Index(body, end)
+	if n < 0 {
+		return nil, fmt.Errorf("it does not end as one: %w", errTorn)
+	}
+	body = body[:n+len(end)]
+	if want := sha256.Sum256(body); hex.EncodeToString(want[:]) != sum {
+		return nil, fmt.Errorf("its checksum is wrong: %w", errTorn)
+	}
+	return body, nil
 }
 
 func read(path string) ([]byte, error) {

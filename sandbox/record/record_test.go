@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -56,6 +57,91 @@ func TestDamage(t *testing.T) {
 				t.Fatalf("%s at %d: %v, got %+v", name, i, err, got)
 			}
 		}
+	}
+}
+
+// A change goes behind what is there; a file that has grown is made anew.
+func TestChanges(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, FileName)
+	var one, most int64
+	for n := range 30 {
+		if err := kind.Save(dir, thing{"x", 100 + n}); err != nil {
+			t.Fatal(err)
+		}
+		var got thing
+		if err := kind.Load(dir, &got); err != nil || got.B != 100+n {
+			t.Fatalf("change %d: %+v, %v", n, got, err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			one = info.Size()
+		}
+		most = max(most, info.Size())
+	}
+	if most < 4*one || most > (entries+1)*one {
+		t.Errorf("one has %d bytes, the file had up to %d", one, most)
+	}
+}
+
+// Wherever the last change is torn, what was before it holds, and the next one is read.
+func TestTornChange(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, FileName)
+	save := func(n int) []byte {
+		t.Helper()
+		if err := kind.Save(dir, thing{"x", n}); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	holds := func(what string, n int) {
+		t.Helper()
+		var got thing
+		if err := kind.Load(dir, &got); err != nil || got.B != n {
+			t.Fatalf("%s: %+v, %v: want %d", what, got, err, n)
+		}
+	}
+	first, second := save(1), save(2)
+	for cut := len(first); cut < len(second); cut++ {
+		for how, tail := range map[string][]byte{"cut": nil, "zeros": make([]byte, len(second)-cut)} {
+			if err := os.WriteFile(path, append(second[:cut:cut], tail...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			holds(fmt.Sprintf("%s at %d", how, cut), 1)
+			save(3)
+			holds(fmt.Sprintf("after %s at %d", how, cut), 3)
+		}
+	}
+	// Two that are damaged are no accident of the last write.
+	second[len(first)-3] ^= 1
+	if err := os.WriteFile(path, second[:len(second)-1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got thing
+	if err := kind.Load(dir, &got); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, got %+v", err, got)
+	}
+}
+
+// A change of a later version is not passed over for what was before it.
+func TestLaterChange(t *testing.T) {
+	dir := t.TempDir()
+	for _, k := range []Kind{kind, {kind.Name, kind.Version + 1}} {
+		if err := k.Save(dir, thing{"x", 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got thing
+	if err := kind.Load(dir, &got); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, got %+v", err, got)
 	}
 }
 

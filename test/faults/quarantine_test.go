@@ -1,6 +1,7 @@
 package faults_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -12,15 +13,48 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// spoil is every way in which a record can be bad.
+// spoil is every way in which a record can be bad, with all the changes in it.
 var spoil = map[string]func(good []byte) []byte{
-	"corrupt":   func(b []byte) []byte { b = append([]byte{}, b...); b[len(b)/2] ^= 1; return b },
-	"truncated": func(b []byte) []byte { return b[:len(b)/2] },
+	"corrupt":   func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"id"`), []byte(`"iD"`)) },
+	"truncated": func(b []byte) []byte { return b[:bytes.Index(b, []byte("\n}"))] },
 	"empty":     func([]byte) []byte { return nil },
 	"of the future": func(b []byte) []byte {
-		return regexp.MustCompile(`^(cri-box \w+) 1 `).ReplaceAll(b, []byte("$1 99 "))
+		return regexp.MustCompile(`(?m)^(cri-box \w+) 1 `).ReplaceAll(b, []byte("$1 99 "))
 	},
 }
+
+// TestTornRecord: of a change that was not written whole the one before holds, as if
+// serve had been killed a moment earlier.
+func TestTornRecord(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	c := pod.Run("c", i.Image("probe"), []string{"/bin/workload", "sleep-forever"})
+	ended := pod.Run("ended", i.Image("probe"), []string{"/bin/workload", "exit", "3"})
+	ended.WaitExit()
+	stopped := i.RunPod()
+	stopped.Stop()
+	pid := c.PID()
+	i.Kill()
+	for _, dir := range []string{"pods/" + stopped.ID, "containers/" + c.ID, "containers/" + ended.ID} {
+		rewrite(t, filepath.Join(i.Root, dir, "record.json"), tear)
+	}
+	i.Start()
+	if s := stopped.Status(); s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("the pod that was stopped is %v", s.State)
+	}
+	if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || c.PID() != pid || !harness.Alive(pid) {
+		t.Errorf("the container is %v, process %d, it was %d", s.State, c.PID(), pid)
+	}
+	if s := ended.Status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode == 0 {
+		t.Errorf("what ended is %v, exit code %d", s.State, s.ExitCode)
+	}
+	for _, p := range []*harness.Pod{pod, stopped} {
+		p.Stop()
+		p.Remove()
+	}
+}
+
+func tear(b []byte) []byte { return b[:len(b)-1] }
 
 // TestQuarantine: one bad record is one bad pod or container. It is named, what
 // it had on the host is gone, and all others live.
@@ -44,6 +78,9 @@ func TestQuarantine(t *testing.T) {
 			})
 		})
 	}
+	t.Run("pods without their end", func(t *testing.T) {
+		quarantine(t, i, "pods", func(path, _ string) { rewrite(t, path, tear) })
+	})
 	if got := bystander.PID(); got != pid || !harness.Alive(pid) {
 		t.Errorf("the bystander is process %d, it was %d", got, pid)
 	}
