@@ -203,8 +203,8 @@ func (k *keeper) spawn(fd, session int, m *message, fds []int) {
 		return
 	}
 	kept := fds[1+m.Donated:]
+	defer closeAll(fds[:1+m.Donated]) // after the answer, for whom somebody waits
 	res, err := k.runProgram(m, fds[:1+m.Donated])
-	closeAll(fds[:1+m.Donated])
 	if res.prepared > 0 {
 		reapPID(res.prepared)
 		if err == nil && res.Errno == 0 && !k.newChild(res) {

@@ -356,9 +356,6 @@ func TestConcurrentSpawns(t *testing.T) {
 	t.Setenv("GOGC", "1") // of keeper and spawner
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	f := start(t)
-	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	defer null.Close()
-	fds := map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}
 	const n = 10000
 	var wg sync.WaitGroup
 	limit := make(chan struct{}, 64) // descriptors of memfds in flight
@@ -378,6 +375,8 @@ func TestConcurrentSpawns(t *testing.T) {
 				argv = []string{"/nowhere"}
 			}
 			ch := f.exit(id)
+			null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			fds := map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}
 			_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: id, Kind: KindExec}, Program: command(argv...), FDs: fds})
 			if i%3 == 1 {
 				if !errors.Is(err, syscall.ENOENT) {

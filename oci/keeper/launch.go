@@ -66,10 +66,12 @@ func launch(cfg Config) error {
 	return nil
 }
 
-// ownEnv is the environment of keeper and spawners: empty, but for how often they
-// collect garbage, where somebody set that.
+// ownEnv is the environment of keeper and spawners: how often they collect garbage,
+// where somebody set that, and no signals to preempt, since nothing there runs for
+// long without a call: Go's monitor sends one to whoever runs first after a pause, and
+// that is who makes the process that somebody waits for.
 func ownEnv() []string {
-	env := []string{}
+	env := []string{"GODEBUG=asyncpreemptoff=1"}
 	for _, name := range []string{"GOGC", without} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)

@@ -134,6 +134,9 @@ func (l *link) answer(ctx context.Context, m *message, fds []int) (*message, []i
 		return nil, nil, err
 	}
 	defer end()
+	if m.sent != nil {
+		m.sent()
+	}
 	select {
 	case a := <-ch:
 		return a.result()

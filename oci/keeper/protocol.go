@@ -137,6 +137,8 @@ type message struct {
 	Err      string       `json:"err,omitempty"`
 	// Lost: the spawner died at it. Nothing is wrong with the program.
 	Lost bool `json:"lost,omitempty"`
+
+	sent func() // called when it is on its way, if set
 }
 
 const (

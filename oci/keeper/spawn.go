@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 type Spawn struct {
 	// Item is what to keep; its PID, Names and Exit are filled in.
 	Item Item
-	// Program is what the process does; FDs what it uses, by name. They stay the
-	// caller's.
+	// Program is what the process does; FDs what it uses, by name. They become the
+	// client's, which closes them once the keeper has them.
 	Program *program.Program
 	FDs     map[string]*os.File
 	// Keep is what the keeper takes into custody; it becomes the client's.
@@ -47,6 +48,12 @@ func (e *CallError) Unwrap() error { return e.Errno }
 // Spawn makes a process and returns its pid. It is kept, and its end reported to
 // OnExit, unless the error is not nil.
 func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
+	closeFDs := sync.OnceFunc(func() { // while the keeper works, for that takes a while too
+		for _, f := range s.FDs {
+			f.Close()
+		}
+	})
+	defer closeFDs()
 	item := s.Item
 	keep := make([]int, 0, len(s.Keep))
 	for name, f := range s.Keep {
@@ -66,7 +73,7 @@ func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
 	}
 	c.items[item.ID] = kept
 	c.mu.Unlock()
-	pid, pidfd, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &item}, s, keep)
+	pid, pidfd, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &item, sent: closeFDs}, s, keep)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

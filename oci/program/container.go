@@ -58,12 +58,13 @@ type ContainerInput struct {
 // If others live in the container's pid namespace already, the process that
 // prepares stays outside it, and the one that executes is a child which it
 // clones at the end, when it has no more rights than the container: its pid is
-// at PageInnerPID of the report page. Those two do not share memory, nor do they
-// with the spawner (Fork): CAP_SYS_PTRACE inside reaches the inner one's.
+// at PageInnerPID of the report page. The one that prepares, whom nobody inside can
+// see, shares the spawner's memory; the inner one has a copy (Fork), since
+// CAP_SYS_PTRACE inside reaches that.
 //
 // A user namespace is joined, last of all (user.go).
 func Container(in ContainerInput) (*Program, error) {
-	l, err := newList("container "+in.ID, in.Arch)
+	l, err := newList("container "+in.ID, in.Arch, 256)
 	if err != nil {
 		return nil, err
 	}

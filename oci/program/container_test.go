@@ -113,12 +113,12 @@ func TestOpenErrors(t *testing.T) {
 // arch/arm64/include/uapi/asm/fcntl.h has them.
 func TestOpenFlags(t *testing.T) {
 	for arch, want := range map[string]uint64{"amd64": 0x2b0000, "arm64": 0x28c000} {
-		l := must[*list](t)(newList("test", arch))
+		l := must[*list](t)(newList("test", arch, 8))
 		got, names := l.openFlags(oPath | oDirectory | oNofollow)
 		equal(t, arch, got, want)
 		equal(t, arch, names, "O_PATH|O_DIRECTORY|O_NOFOLLOW|O_CLOEXEC")
 	}
-	l := must[*list](t)(newList("test", hostArch))
+	l := must[*list](t)(newList("test", hostArch, 8))
 	got, _ := l.openFlags(oDirectory | oNofollow | oWronly | oAppend | oCreat)
 	equal(t, "the host's", got, uint64(unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // The flat form of a program, as it travels in a sealed memfd. All numbers are
@@ -92,17 +93,22 @@ func (p *Program) Encode() ([]byte, error) {
 	if p.Fork {
 		out[36] |= flagFork
 	}
+	if slices.ContainsFunc(p.Ops, func(op Op) bool { return op.Leave }) {
+		out[36] |= flagInner
+	}
 	if p.Detached {
 		out[36] |= flagDetached
 	}
 	return append(append(out, relocs...), region...), nil
 }
 
-// Flags of an op, and of the header.
+// Flags of an op, and of the header. A program with an inner clone says that it
+// forks too: for spawners that know no flagInner.
 const (
 	flagLeave    = 1
 	flagFork     = 1
 	flagDetached = 2
+	flagInner    = 4
 )
 
 func (op *Op) encode(b []byte, at, dataStart int, addReloc func(int, relocKind)) {

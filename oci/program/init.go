@@ -33,7 +33,7 @@ type InitInput struct {
 // Init compiles the start of a pod's init: what it could be seen through, its
 // root and its namespaces, is empty or the pod's own, and it has no rights.
 func Init(in InitInput) (*Program, error) {
-	l, err := newList("init of pod "+in.ID, in.Arch)
+	l, err := newList("init of pod "+in.ID, in.Arch, 64)
 	if err != nil {
 		return nil, err
 	}

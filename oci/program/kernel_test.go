@@ -423,7 +423,7 @@ func TestCwdOfUser(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 1000, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	l := must[*list](t)(newList("test", hostArch))
+	l := must[*list](t)(newList("test", hostArch, 8))
 	s := &starter{list: l, process: &specs.Process{Cwd: dir, User: specs.User{UID: 1000, GID: 1000}}}
 	l.call("go to the root", "chdir", l.Str("/"))
 	few := capSet(1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID)

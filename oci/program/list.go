@@ -21,13 +21,14 @@ type list struct {
 	err     error
 }
 
-func newList(name, arch string) (*list, error) {
+// newList begins a program with room for about that many calls.
+func newList(name, arch string, room int) (*list, error) {
 	if abis[arch] == "" {
 		return nil, fmt.Errorf("cannot compile %s: architecture %q is neither amd64 nor arm64", name, arch)
 	}
 	p := New(name)
 	p.Arch = arch
-	p.Ops = make([]Op, 0, 256)
+	p.Ops = make([]Op, 0, room)
 	return &list{Program: p, numbers: tableOf(abis[arch]).numbers, hows: map[how]Arg{}}, nil
 }
 

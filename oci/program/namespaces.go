@@ -27,7 +27,7 @@ type NamespacesInput struct {
 // other end of reply is closed. Only a process that has one thread can make or
 // enter a user namespace (user_namespaces(7)), which no Go program is.
 func Namespaces(in NamespacesInput) (*Program, error) {
-	l, err := newList("namespaces of pod "+in.ID, in.Arch)
+	l, err := newList("namespaces of pod "+in.ID, in.Arch, 64)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ const MaxTrees = 256
 // (errno 64 and above: a dead FUSE, a stale NFS handle) ends the list and with it
 // reply instead. reply should be SOCK_SEQPACKET.
 func OpenTrees(arch string, requests []TreeRequest) (*Program, error) {
-	l, err := newList("opener", arch)
+	l, err := newList("opener", arch, 64)
 	if err != nil {
 		return nil, err
 	}

@@ -37,9 +37,9 @@ type Program struct {
 	// Cgroup names the descriptor of the cgroup v2 directory that the process is
 	// born into (CLONE_INTO_CGROUP), or is empty.
 	Cgroup string
-	// Fork asks for a copy of the spawner's memory instead of a share of it: for
-	// lists whose process others can look into, and for the first clone of a user
-	// namespace.
+	// Fork asks for a copy of the spawner's memory instead of a share of it, for the
+	// process that others can look into: the inner clone, if there is one, else the
+	// only one. Also for the first clone of a user namespace.
 	Fork bool
 	// Detached makes the spawner not wait for the end of the list: for lists that
 	// walk a stranger's paths and may never return. It needs Fork; nobody reads

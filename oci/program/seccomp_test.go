@@ -293,7 +293,7 @@ func TestSeccompKernel(t *testing.T) {
 }
 
 func testKernel(t *testing.T, f Filter) {
-	l, err := newList("test", hostArch)
+	l, err := newList("test", hostArch, 8)
 	if err != nil {
 		t.Fatal(err)
 	}

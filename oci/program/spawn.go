@@ -74,11 +74,14 @@ func (s *Spawner) Spawn(flat []byte, fds []int) (Result, error) {
 		parentTID:  uint64(addr(page) + PagePID),
 		exitSignal: 0, // the parent's is taken (CLONE_PARENT)
 	}
-	if l.flags&flagFork == 0 {
+	if l.flags&flagFork == 0 || l.flags&flagInner != 0 {
 		s.args.flags |= unix.CLONE_VM
 	}
 	if l.flags&flagDetached == 0 {
 		s.args.flags |= unix.CLONE_VFORK
+	}
+	if s.args.flags&(unix.CLONE_VM|unix.CLONE_VFORK) == unix.CLONE_VFORK {
+		unix.Madvise(page, unix.MADV_DOFORK) // a program before may have hidden it from its inner clone
 	}
 	if l.cgroup >= 0 {
 		s.args.flags |= unix.CLONE_INTO_CGROUP
