@@ -141,7 +141,10 @@ func (c *Client) greet(ctx context.Context, bound time.Duration) (*link, error) 
 	ctx, cancel := context.WithTimeoutCause(ctx, bound, errHung)
 	defer cancel()
 	pid := peerPID(fd)
-	l := newLink(fd, c.exited)
+	l, err := newLink(fd, c.exited)
+	if err != nil {
+		return nil, fmt.Errorf("cannot greet the keeper: %w", err)
+	}
 	l.pid = pid
 	hello, _, err := l.answer(ctx, &message{Verb: verbHello, Version: Version}, nil)
 	if err != nil {

@@ -30,7 +30,12 @@ func dyingKeeper(t *testing.T, socket string) {
 			return
 		}
 		defer unix.Close(fd)
-		c := newConn(fd)
+		c, err := newConn(fd, maxMessage, maxRights)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.close()
 		for {
 			m, _, err := c.receive()
 			if err != nil {

@@ -77,7 +77,10 @@ func TestAnswersNobodyTakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLink(pair[0], func(Item) {})
+	l, err := newLink(pair[0], func(Item) {})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ch, end, err := l.begin(&message{Verb: verbList}, nil, 1)
 	if err != nil {
 		t.Fatal(err)

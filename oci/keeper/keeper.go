@@ -118,7 +118,12 @@ func (k *keeper) talk(fd int) (end bool) {
 		unix.Close(fd)
 		k.sendMu.Unlock()
 	}()
-	c := newConn(fd)
+	c, err := newConn(fd, maxMessage, maxRights)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
+		return false
+	}
+	defer c.close()
 	for {
 		m, fds, err := c.receive()
 		if err != nil {

@@ -38,15 +38,21 @@ type answer struct {
 	fds []int
 }
 
-func newLink(fd int, onExit func(Item)) *link {
+// newLink takes over fd. onExit is called for each process that ended.
+func newLink(fd int, onExit func(Item)) (*link, error) {
+	c, err := newConn(fd, maxMessage, maxRights)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
 	l := &link{fd: fd, dead: make(chan struct{}), pending: map[uint64]*asker{}}
-	go l.read(onExit)
-	return l
+	go l.read(c, onExit)
+	return l, nil
 }
 
 // read runs until the connection ends, and closes it.
-func (l *link) read(onExit func(Item)) {
-	c := newConn(l.fd)
+func (l *link) read(c *conn, onExit func(Item)) {
+	defer c.close()
 	for {
 		m, fds, err := c.receive()
 		if err != nil {

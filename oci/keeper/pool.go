@@ -82,8 +82,15 @@ func (p *pool) start() (*spawner, error) {
 		unix.Close(pair[0])
 		return nil, fmt.Errorf("cannot start spawner: %w", err)
 	}
-	return &spawner{proc: proc, page: page,
-		conn: &conn{fd: pair[0], buf: make([]byte, reportSize), oob: make([]byte, unix.CmsgSpace(4*4))}}, nil
+	c, err := newConn(pair[0], reportSize, 4)
+	if err != nil {
+		proc.Kill()
+		proc.Wait()
+		unix.Close(pair[0])
+		unix.Munmap(page)
+		return nil, fmt.Errorf("cannot start spawner: %w", err)
+	}
+	return &spawner{proc: proc, page: page, conn: c}, nil
 }
 
 func sharedPage() (*os.File, []byte, error) {
@@ -108,6 +115,7 @@ func sharedPage() (*os.File, []byte, error) {
 func (s *spawner) end() {
 	s.proc.Kill()
 	s.proc.Wait()
+	s.conn.close()
 	unix.Close(s.conn.fd)
 	unix.Munmap(s.page)
 }
@@ -242,16 +250,9 @@ func (p *pool) runOn(ctx context.Context, s *spawner, size int, fds []int) (spaw
 		p.discard(s)
 		return spawned{pidfd: -1}, fmt.Errorf("%w: %w", errNothingMade, err)
 	}
-	done := make(chan struct{})
-	var res spawned
-	go func() {
-		defer close(done)
-		res, err = s.answer()
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return p.rescue(s, done, &res, &err)
+	res, err := s.answerWithin(ctx)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return p.rescue(s), nil
 	}
 	var refused cloneError
 	if err != nil && !errors.As(err, &refused) {
@@ -288,36 +289,43 @@ func (p *pool) discard(s *spawner) {
 
 // rescue ends a child that did not come through its program in time. A spawner
 // whose child cannot even be killed (D state) is left to itself.
-func (p *pool) rescue(s *spawner, done chan struct{}, res *spawned, err *error) (spawned, error) {
+func (p *pool) rescue(s *spawner) spawned {
 	left, pid := pageLeft(s.page), pagePID(s.page)
 	if pid > 0 {
 		unix.Kill(pid, unix.SIGKILL)
 	}
 	stuck := spawned{spawnResult: spawnResult{Op: left, Stuck: true, Errno: int(syscall.ETIMEDOUT)}, pidfd: -1}
-	select {
-	case <-done:
-		if *err != nil {
-			p.discard(s)
-		} else {
-			p.give(s)
-		}
-		if res.pidfd >= 0 {
-			unix.Close(res.pidfd)
-		}
-		stuck.PID, stuck.prepared = res.PID, res.prepared
-	case <-time.After(time.Second):
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	res, err := s.answerWithin(ctx)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.mu.Lock()
 		p.alive, p.stuck = p.alive-1, p.stuck+1
 		p.mu.Unlock()
-		go func() {
-			<-done
-			p.mu.Lock()
-			p.alive, p.stuck = p.alive+1, p.stuck-1
-			p.mu.Unlock()
-			p.give(s)
-		}()
+		go p.outlast(s)
+		return stuck
 	}
-	return stuck, nil
+	if res.pidfd >= 0 {
+		unix.Close(res.pidfd)
+	}
+	if err != nil {
+		p.discard(s)
+	} else {
+		p.give(s)
+	}
+	stuck.PID, stuck.prepared = res.PID, res.prepared
+	return stuck
+}
+
+// outlast waits for a child that cannot be killed, and takes its spawner back.
+func (p *pool) outlast(s *spawner) {
+	if res, _ := s.answer(); res.pidfd >= 0 {
+		unix.Close(res.pidfd)
+	}
+	p.mu.Lock()
+	p.alive, p.stuck = p.alive+1, p.stuck-1
+	p.mu.Unlock()
+	p.give(s)
 }
 
 func pageLeft(page []byte) int { return int(binary.LittleEndian.Uint64(page)) }
@@ -346,6 +354,21 @@ func (s *spawner) order(size int, fds []int) error {
 		fds = fds[n:]
 	}
 	return nil
+}
+
+// answerWithin is answer, or os.ErrDeadlineExceeded when ctx ends before.
+func (s *spawner) answerWithin(ctx context.Context) (spawned, error) {
+	fired := make(chan struct{})
+	late := context.AfterFunc(ctx, func() {
+		s.conn.file.SetReadDeadline(time.Now())
+		close(fired)
+	})
+	res, err := s.answer()
+	if !late() {
+		<-fired
+		s.conn.file.SetReadDeadline(time.Time{})
+	}
+	return res, err
 }
 
 func (s *spawner) answer() (spawned, error) {

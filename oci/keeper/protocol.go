@@ -12,6 +12,7 @@
 package keeper
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,7 +144,8 @@ type message struct {
 
 const (
 	maxMessage = 128 << 10
-	fdsPerPart = 200 // SCM_MAX_FD is 253
+	fdsPerPart = 200
+	maxRights  = 253 // SCM_MAX_FD
 )
 
 var errTooLarge = errors.New("message is larger than 128 KiB")
@@ -172,9 +174,17 @@ func send(fd int, m *message, fds []int) error {
 	return nil
 }
 
+// sendmsg waits while the other side's queue is full, also where receiving does not
+// block (newConn).
 func sendmsg(fd int, b, oob []byte) error {
 	for {
 		err := unix.Sendmsg(fd, b, oob, nil, unix.MSG_NOSIGNAL)
+		if err == unix.EAGAIN {
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, -1)
+			if err == nil {
+				continue
+			}
+		}
 		if err != unix.EINTR {
 			return err
 		}
@@ -183,13 +193,43 @@ func sendmsg(fd int, b, oob []byte) error {
 
 // A conn is one side's receiving end. Not for concurrent use.
 type conn struct {
-	fd  int
-	buf []byte
-	oob []byte
+	fd   int
+	file *os.File // a duplicate in the poller, nil if reads block a thread
+	buf  []byte
+	oob  []byte
 }
 
-func newConn(fd int) *conn {
-	return &conn{fd: fd, buf: make([]byte, maxMessage), oob: make([]byte, unix.CmsgSpace(4*253))}
+// newConn receives in Go's poller, for messages of up to size bytes: who waits for an
+// answer goes on in the thread that saw it come. A thread that blocks in recvmsg(2)
+// would have to wake another one. close it; fd stays the caller's.
+func newConn(fd, size, fds int) (*conn, error) {
+	mine, err := dup(fd)
+	if err == nil {
+		err = os.NewSyscallError("fcntl", unix.SetNonblock(mine, true))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot receive: %w", err)
+	}
+	return &conn{fd: fd, file: os.NewFile(uintptr(mine), "socket"), buf: make([]byte, size), oob: make([]byte, unix.CmsgSpace(4*fds))}, nil
+}
+
+func (c *conn) close() { c.file.Close() }
+
+// recvmsg gives the sizes of the message that is then in buf and oob.
+func (c *conn) recvmsg() (n, oobn, flags int, err error) {
+	once := func(fd uintptr) bool {
+		n, oobn, flags, _, err = unix.Recvmsg(int(fd), c.buf, c.oob, unix.MSG_CMSG_CLOEXEC)
+		return err != unix.EAGAIN
+	}
+	if c.file == nil {
+		once(uintptr(c.fd))
+		return n, oobn, flags, err
+	}
+	raw, waits := c.file.SyscallConn()
+	if waits == nil {
+		waits = raw.Read(once)
+	}
+	return n, oobn, flags, cmp.Or(waits, err)
 }
 
 // receive reads one message; the descriptors become the caller's. io.EOF means
@@ -217,7 +257,7 @@ func (c *conn) receive() (*message, []int, error) {
 
 func (c *conn) part() (int, []int, error) {
 	for {
-		n, oobn, flags, _, err := unix.Recvmsg(c.fd, c.buf, c.oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, err := c.recvmsg()
 		if err == unix.EINTR {
 			continue
 		}

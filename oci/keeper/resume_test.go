@@ -28,10 +28,12 @@ func TestResumeTellsEveryEnd(t *testing.T) {
 	resumed := make(chan struct{})
 	go func() { k.resume(state); close(resumed) }()
 	told := map[string]bool{}
-	c := newConn(pair[1])
-	if err := unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}); err != nil {
+	c, err := newConn(pair[1], maxMessage, maxRights)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.close()
+	c.file.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for end := time.Now().Add(20 * time.Second); len(told) < items && time.Now().Before(end); {
 		m, _, err := c.receive()
 		if err != nil {
