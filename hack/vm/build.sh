@@ -10,11 +10,18 @@ out=bin/vm
 [ -z "${TARGET-}" ] || out=bin/vm/$TARGET
 mkdir -p "$out/programs"
 
+# product builds daemon and keeper; a suffix is another build, to which tests upgrade.
+product() {
+	suffix=$1 flags=$2
+	$go build -trimpath -ldflags "$flags" -o "$out/programs/keeper$suffix" ./cmd/keeper
+	overlay=$out/programs/overlay$suffix.json
+	printf '{"Replace": {"%s": "%s"}}\n' "$PWD/cmd/cri-box/embedded/keeper" "$PWD/$out/programs/keeper$suffix" >"$overlay"
+	$go build -trimpath -ldflags "$flags" -overlay "$overlay" -o "$out/programs/cri-box$suffix" ./cmd/cri-box
+}
+
 programs() {
-	$go build -trimpath -ldflags '-s -w' -o "$out/programs/keeper" ./cmd/keeper
-	overlay=$out/programs/overlay.json
-	printf '{"Replace": {"%s": "%s"}}\n' "$PWD/cmd/cri-box/embedded/keeper" "$PWD/$out/programs/keeper" >"$overlay"
-	$go build -trimpath -ldflags '-s -w' -overlay "$overlay" -o "$out/programs/cri-box" ./cmd/cri-box
+	product '' '-s -w'
+	product -next -w
 	$go build -ldflags '-s -w -E=probe_entry' -o "$out/programs/probe" ./test/probe
 	$go build -ldflags '-s -w' -o "$out/programs/workload" ./test/workload
 	$go build -trimpath -ldflags '-s -w' -o "$out/programs/applets" ./test/critest/applets

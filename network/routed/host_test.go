@@ -61,6 +61,8 @@ func TestSysctlsOfTheNode(t *testing.T) {
 			}
 			l.node, l.outside = l.namespace(), l.namespace()
 			l.in(l.node, func() error { return l.uplink() })
+			// A new namespace takes this from the machine's, as that is.
+			l.in(l.node, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
 			before := l.sysctls()
 			l.open()
 			told := log.String()

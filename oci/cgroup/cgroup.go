@@ -10,7 +10,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -26,9 +25,8 @@ type Cgroup struct {
 	Path string
 
 	sys     *System
-	unified *os.File   // directory on v2, nil on V1
-	oom     *os.File   // memory.oom_control or memory.events, nil without memory
-	update  sync.Mutex // one Update at a time, so that each can take back its own
+	unified *os.File // directory on v2, nil on V1
+	oom     *os.File // memory.oom_control or memory.events, nil without memory
 	dirs    directories
 }
 

@@ -43,6 +43,7 @@ type System struct {
 	controllers []string     // that limits can be set with
 	units       *Units       // with the systemd driver
 	held        atomic.Int64 // directories that measurements hold
+	turns       turns
 
 	kills struct {
 		sync.Mutex

@@ -193,6 +193,17 @@ func (u *Units) try(ctx context.Context, one unit) (err error) {
 	if !one.empty && !u.sys.holds(one.path, one.pid) {
 		return nil
 	}
+	if one.empty {
+		if err := u.dial(ctx); err != nil {
+			return err
+		}
+		return u.stop(ctx, one.path)
+	}
+	done, err := u.sys.turns.take(ctx, one.path)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if one.group != nil && one.group.Lost() {
 		if err := one.group.limit(one.limits); err != nil {
 			return err
@@ -201,9 +212,11 @@ func (u *Units) try(ctx context.Context, one unit) (err error) {
 	if err := u.dial(ctx); err != nil {
 		return err
 	}
-	if one.empty {
-		return u.stop(ctx, one.path)
-	}
+	return u.tellLimits(ctx, one)
+}
+
+// tellLimits has systemd take over the group with its limits.
+func (u *Units) tellLimits(ctx context.Context, one unit) error {
 	name := path.Base(one.path)
 	limits, err := u.sys.unitLimits(one.path)
 	if err != nil {
@@ -214,12 +227,24 @@ func (u *Units) try(ctx context.Context, one unit) (err error) {
 		return err
 	}
 	if one.pid == 0 {
-		err = u.conn.SetUnitPropertiesContext(ctx, name, true, limits...)
+		err = u.set(ctx, name, limits)
 	} else {
 		err = u.start(ctx, name, one, limits)
 	}
 	// What systemd rounds, or has no property for, is as it was.
 	return errors.Join(err, restore(before))
+}
+
+// set changes a scope's limits. systemd answers first and writes then, but before it
+// reads another request.
+func (u *Units) set(ctx context.Context, name string, limits []dbus.Property) error {
+	if err := u.conn.SetUnitPropertiesContext(ctx, name, true, limits...); err != nil {
+		return fmt.Errorf("cannot tell the limits of %s: %w", name, err)
+	}
+	if _, err := u.conn.GetUnitPropertyContext(ctx, name, "Id"); err != nil {
+		return fmt.Errorf("systemd does not answer for %s: %w", name, err)
+	}
+	return nil
 }
 
 func (u *Units) start(ctx context.Context, name string, one unit, limits []dbus.Property) error {

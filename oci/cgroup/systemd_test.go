@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"os"
 	"path"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // A bus answers as systemd does on D-Bus, and notes what it was told.
@@ -23,6 +26,8 @@ type bus struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	told  []string // method and unit
+	// start, if not nil, is called before a scope is answered for.
+	start func()
 }
 
 // newBus is where this process looks for systemd during the test.
@@ -88,6 +93,9 @@ func (b *bus) serve(c net.Conn, in *bufio.Reader) {
 			body = []any{":1.1"}
 		case "StartTransientUnit", "StopUnit":
 			body = []any{job}
+		}
+		if method == "StartTransientUnit" && b.start != nil {
+			b.start()
 		}
 		b.mu.Lock()
 		b.send(c, godbus.TypeMethodReply, map[godbus.HeaderField]godbus.Variant{godbus.FieldReplySerial: godbus.MakeVariant(call.Serial())}, body)
@@ -158,5 +166,50 @@ func TestUnits(t *testing.T) {
 	}
 	if _, err := os.Stat(s.unifiedDir("/pod.slice/left.slice")); !os.IsNotExist(err) {
 		t.Errorf("the slice's directory: %v", err)
+	}
+}
+
+// TestUpdateWhileSystemdIsTold: what systemd was told, and writes, is older than an
+// update that comes meanwhile. That one waits, as long as its context, and stays.
+func TestUpdateWhileSystemdIsTold(t *testing.T) {
+	cgroups.TestMode = true // its files need not be the kernel's
+	t.Cleanup(func() { cgroups.TestMode = false })
+	b := newBus(t)
+	s := &System{Mode: V2, unified: t.TempDir(), controllers: []string{"memory"}}
+	dir := s.unifiedDir("/pod.slice/a.scope")
+	file := path.Join(dir, "memory.max")
+	for name, text := range map[string]string{"cgroup.procs": "11\n", "cgroup.controllers": "memory\n", "memory.max": "1048576\n", "memory.current": "4096\n", "memory.events": "oom_kill 0\n"} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path.Join(dir, name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := s.Open("/pod.slice/a.scope")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	limit := int64(8 << 20)
+	more := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	asked, answer := make(chan struct{}), make(chan struct{})
+	b.start = func() {
+		close(asked)
+		<-answer
+		os.WriteFile(file, []byte("1048576\n"), 0o600)
+	}
+	s.UseSystemd()
+	s.Adopt(c.Path, 11)
+	<-asked
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Update(short, more); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while systemd is told: %v", err)
+	}
+	close(answer)
+	if err := c.Update(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	s.Settle(t.Context())
+	if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) != "8388608" {
+		t.Errorf("memory.max is %q", text)
 	}
 }

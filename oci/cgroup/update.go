@@ -30,7 +30,7 @@ var updatableV2 = []string{
 // Update sets the limits in r on a group in use, all of them or none: after a
 // failure every limit is what it was. What r leaves out stays. A memory limit
 // below what is in use is refused. Devices and limits of single block devices
-// cannot be updated.
+// cannot be updated. While systemd is being told of the group, Update waits.
 func (c *Cgroup) Update(ctx context.Context, r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
@@ -42,11 +42,11 @@ func (c *Cgroup) Update(ctx context.Context, r *specs.LinuxResources) error {
 }
 
 func (c *Cgroup) tryUpdate(ctx context.Context, r *specs.LinuxResources) error {
-	c.update.Lock()
-	defer c.update.Unlock()
-	if err := ctx.Err(); err != nil {
+	done, err := c.sys.turns.take(ctx, c.Path)
+	if err != nil {
 		return err
 	}
+	defer done()
 	limits, err := c.sys.convert(r)
 	if err != nil {
 		return err

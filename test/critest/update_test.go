@@ -22,8 +22,8 @@ type limit struct {
 }
 
 var limits = []limit{
-	{"cpu_shares", func(r *runtimeapi.LinuxContainerResources) { r.CpuShares = 2048 }, "cpu/cpu.shares", "cpu.weight", "2048", "79"},
-	{"cpu_period", func(r *runtimeapi.LinuxContainerResources) { r.CpuPeriod = 50000 }, "cpu/cpu.cfs_period_us", "cpu.max", "50000", "max 50000"},
+	{"cpu_shares", func(r *runtimeapi.LinuxContainerResources) { r.CpuShares = 2048 }, "cpu/cpu.shares", "cpu.weight", "2048", "174"},
+	{"cpu_period", func(r *runtimeapi.LinuxContainerResources) { r.CpuPeriod = 50000 }, "cpu/cpu.cfs_period_us", "cpu.max", "50000", "30000 50000"},
 	{"cpu_quota", func(r *runtimeapi.LinuxContainerResources) { r.CpuQuota = 30000 }, "cpu/cpu.cfs_quota_us", "cpu.max", "30000", "30000 50000"},
 	{"cpuset_cpus", func(r *runtimeapi.LinuxContainerResources) { r.CpusetCpus = "0" }, "cpuset/cpuset.cpus", "cpuset.cpus", "0", "0"},
 	{"cpuset_mems", func(r *runtimeapi.LinuxContainerResources) { r.CpusetMems = "0" }, "cpuset/cpuset.mems", "cpuset.mems", "0", "0"},

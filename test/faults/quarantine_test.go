@@ -16,11 +16,19 @@ import (
 // spoil is every way in which a record can be bad, with all the changes in it.
 var spoil = map[string]func(good []byte) []byte{
 	"corrupt":   func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"id"`), []byte(`"iD"`)) },
-	"truncated": func(b []byte) []byte { return b[:bytes.Index(b, []byte("\n}"))] },
+	"truncated": truncate,
 	"empty":     func([]byte) []byte { return nil },
 	"of the future": func(b []byte) []byte {
 		return regexp.MustCompile(`(?m)^(cri-box \w+) 1 `).ReplaceAll(b, []byte("$1 99 "))
 	},
+}
+
+// truncate leaves a record without its first entry's end, and half of another file.
+func truncate(b []byte) []byte {
+	if end := bytes.Index(b, []byte("\n}")); end >= 0 {
+		return b[:end]
+	}
+	return b[:len(b)/2]
 }
 
 // TestTornRecord: of a change that was not written whole the one before holds, as if
@@ -207,7 +215,9 @@ func layerOf(t *testing.T, i *harness.Instance) string {
 // TestStrangers: what has our name and no record is gone after a start.
 func TestStrangers(t *testing.T) {
 	i := harness.New(t)
-	live := i.RunPod().Run("live", i.Image("probe"), []string{"/bin/workload", "sleep-forever"})
+	pod := i.RunPod()
+	live := pod.Run("live", i.Image("probe"), []string{"/bin/workload", "sleep-forever"})
+	own, pid := live.Group(), live.PID()
 	i.Kill()
 	id := strings.Repeat("0123456789abcdef", 4)
 	var planted []string
@@ -222,9 +232,10 @@ func TestStrangers(t *testing.T) {
 	plant(filepath.Join(i.State, "containers", id))
 	plant(filepath.Join(i.Root, "pods", id))
 	plant(filepath.Join(i.Root, "containers", id))
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + i.Name)
+	stranger := strings.NewReplacer(pod.ID, id, live.ID, id).Replace(filepath.Join(filepath.Base(filepath.Dir(own)), filepath.Base(own)))
+	groups := ownGroups(i)
 	for _, g := range groups {
-		plant(filepath.Join(g, id, id))
+		plant(filepath.Join(g, stranger))
 	}
 	pin := "/run/netns/" + i.Name + "-" + id[:12]
 	if err := os.WriteFile(pin, nil, 0o444); err != nil {
@@ -236,7 +247,7 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("left over: %s", path)
 		}
 	}
-	if len(groups) == 0 || !harness.Alive(live.PID()) {
-		t.Errorf("groups %q, live process %d", groups, live.PID())
+	if len(groups) == 0 || !harness.Alive(pid) || live.PID() != pid {
+		t.Errorf("groups %q, live process %d", groups, pid)
 	}
 }

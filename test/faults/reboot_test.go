@@ -19,9 +19,7 @@ import (
 func reboot(t *testing.T, i *harness.Instance) {
 	t.Helper()
 	killBoth(i)
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + i.Name)
-	more, _ := filepath.Glob("/sys/fs/cgroup/" + i.Name)
-	for _, g := range append(groups, more...) {
+	for _, g := range ownGroups(i) {
 		i.Wait("the end of everything in "+g, func() bool { return emptied(g) })
 	}
 	pins, _ := filepath.Glob("/run/netns/" + i.Name + "-*")
@@ -46,6 +44,17 @@ exec unshare -m --propagation unchanged sh -c 'mount --make-rprivate /proc && mo
 	}
 	i.Build = serve
 	i.Start()
+}
+
+// ownGroups are the groups that hold those of the instance's pods: on v2, in each
+// hierarchy of v1 (and hybrid), and systemd's slice.
+func ownGroups(i *harness.Instance) []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/" + i.Name, "/sys/fs/cgroup/*/" + i.Name, "/sys/fs/cgroup/*.slice/*.slice/" + i.Name + ".slice"} {
+		found, _ := filepath.Glob(pattern)
+		all = append(all, found...)
+	}
+	return all
 }
 
 // emptied kills what is in a group and takes it away; true when it is gone.

@@ -209,7 +209,7 @@ func (l *life) nothingLeft(point string) {
 	for _, pattern := range []string{
 		filepath.Join(l.Root, "pods", "*"), filepath.Join(l.Root, "containers", "*"),
 		filepath.Join(l.State, "pods", "*"), filepath.Join(l.State, "containers", "*"),
-		"/run/netns/" + l.Name + "-*", "/sys/fs/cgroup/*/" + l.Name + "/*", "/sys/fs/cgroup/*/*/" + l.Name + "/*",
+		"/run/netns/" + l.Name + "-*", "/sys/fs/cgroup/" + l.Name + "/*", "/sys/fs/cgroup/*/" + l.Name + "/*", "/sys/fs/cgroup/*/*/" + l.Name + "/*",
 	} {
 		left, _ := filepath.Glob(pattern)
 		for _, name := range left {
