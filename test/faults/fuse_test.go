@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cri-box/cri-box/test/harness"
@@ -20,7 +21,8 @@ type deadVolume struct {
 	Dir    string // where it is mounted
 	serve  string // starts serve where it can be seen
 	fuse   *os.File
-	revive func() // ends it: those who wait get an error
+	revive func()      // ends it: those who wait get an error
+	asked  atomic.Bool // who asks next waits for the directory's lock, in the D state
 }
 
 func newDeadVolume(t *testing.T) *deadVolume {
@@ -108,6 +110,7 @@ func (d *deadVolume) answer() {
 			le.PutUint32(out[16+60:], unix.S_IFDIR|0o755)
 			le.PutUint32(out[16+64:], 2)
 		case fuseLookup, fuseOpendir:
+			d.asked.Store(true)
 			continue
 		}
 		reply := make([]byte, 16, 16+len(out)) // struct fuse_out_header

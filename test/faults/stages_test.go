@@ -59,6 +59,7 @@ func TestDeadVolume(t *testing.T) {
 	})
 	created := make(chan error, 1)
 	go func() { _, err := pod.TryCreate(spec); created <- err }()
+	i.Wait("somebody to wait for the volume", dead.asked.Load)
 	stuck := hung.Run("stuck", image, []string{"/bin/cat", "/data/file"}, func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = append(c.Mounts, &runtimeapi.Mount{HostPath: dead.Dir, ContainerPath: "/data"})
 	})
