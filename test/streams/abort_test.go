@@ -55,8 +55,9 @@ func measure(t *testing.T, i *harness.Instance, containers ...*harness.Container
 }
 
 // spawnerDescriptors are what a keeper holds for each of its spawners, a bounded
-// number that it makes when many commands start at a time: socket and pidfd.
-const spawnerDescriptors = 2
+// number that it makes when many commands start at a time: the socket, its duplicate in
+// the poller, and a pidfd.
+const spawnerDescriptors = 3
 
 // spawners counts the keeper's, by parent and name.
 func spawners(t *testing.T, keeper int) (n int) {
