@@ -1,6 +1,7 @@
 package streams_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -133,11 +134,13 @@ func TestExecClientGoes(t *testing.T) {
 
 	s = exec(t, c, streams{Stdin: true, Stdout: true}, sh("echo ready; sleep 1000")...)
 	s.until(s.stdout, "ready")
-	go func() {
+	go func(input io.Writer) { // s is another one soon
 		for range 1000 { // far more than all buffers on the way hold
-			s.stdin.Write(make([]byte, 32<<10))
+			if _, err := input.Write(make([]byte, 32<<10)); err != nil {
+				return
+			}
 		}
-	}()
+	}(s.stdin)
 	i.Wait("the input to be blocked", func() bool { return blocked(s.raw) })
 	s.vanish()
 	alone("blocked input")
