@@ -25,10 +25,15 @@ const maxResponse = 2*sandbox.MaxOutput + 64<<10
 // stopBound is how long calls under way have when the daemon is told to end.
 const stopBound = 5 * time.Second
 
+// window is how much a client may send ahead, in bytes. It is fixed: to find one that
+// fits, gRPC would ping at each request, and the other side of a unix socket is near.
+const window = 1 << 20
+
 var errRecovering = errors.New("cri-box is reading its records")
 
 func (d *daemon) newServer() *grpc.Server {
 	server := grpc.NewServer(append(traceCalls(d.config.Tracing), grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		grpc.ChainUnaryInterceptor(d.metrics.Unary, cri.Intercept, d.waitRecovered, d.remember),
 		grpc.ChainStreamInterceptor(d.metrics.Stream, cri.InterceptStream, d.waitRecoveredStream))...)
 	(&cri.Server{Sandboxes: d.sandboxes, Images: d.images, Streams: d.streams, Network: d.network.Ready, NetworkNote: d.network.Note, PodCIDR: d.network.SetPodCIDR, Ready: d.ready,
