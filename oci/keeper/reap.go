@@ -91,11 +91,20 @@ func (w *waiter) status() (syscall.WaitStatus, error) {
 	if status, err := w.zombieStatus(); err == nil {
 		return status, nil
 	}
+	if w.gone() {
+		return w.infoStatus()
+	}
 	w.f.SetReadDeadline(time.Now().Add(unknownBound))
 	if err := w.readable(unix.POLLHUP); err != nil {
 		return 0, fmt.Errorf("the keeper that was its parent is dead, and it has not been reaped since")
 	}
 	return w.infoStatus()
+}
+
+// gone says whether the process was reaped, of which poll(2) tells since Linux 6.9 only.
+func (w *waiter) gone() (yes bool) {
+	err := w.raw.Control(func(fd uintptr) { yes = unix.PidfdSendSignal(int(fd), 0, nil, 0) == unix.ESRCH })
+	return err == nil && yes
 }
 
 func (w *waiter) reap(status *syscall.WaitStatus) (err error) {
