@@ -22,6 +22,7 @@ swap() {
 }
 
 [ "$init" = systemd ] || mounts
+modprobe -q fuse # nobody else makes /dev/fuse
 # systemd leaves that out where the root file system looks like a container's.
 [ -d /sys/kernel/security/apparmor ] || mount -t securityfs securityfs /sys/kernel/security
 # A kubelet outside makes and removes it meanwhile, below the layer on top.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cri-box/cri-box/test/harness"
+	"github.com/cri-box/cri-box/test/supervise"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,7 +58,7 @@ func newDeadVolume(t *testing.T) *deadVolume {
 		t.Fatal(at)
 	case string:
 		script := fmt.Sprintf("#!/bin/sh\nexec nsenter --mount=%s %s \"$@\"\n", at, harness.CriBox(t))
-		if err := os.WriteFile(d.serve, []byte(script), 0o755); err != nil {
+		if err := supervise.WriteScript(d.serve, script); err != nil {
 			t.Fatal(err)
 		}
 	}

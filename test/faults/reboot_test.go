@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cri-box/cri-box/test/harness"
+	"github.com/cri-box/cri-box/test/supervise"
 	"github.com/vishvananda/netlink"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -39,7 +40,7 @@ exec unshare -m --propagation unchanged sh -c 'mount --make-rprivate /proc && mo
 	if err := os.WriteFile(boot, []byte("00000000-1111-2222-3333-444444444444\n"), 0o444); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(serve, []byte(script), 0o755); err != nil {
+	if err := supervise.WriteScript(serve, script); err != nil {
 		t.Fatal(err)
 	}
 	i.Build = serve

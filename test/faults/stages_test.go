@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
+	"github.com/cri-box/cri-box/test/supervise"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -99,7 +100,7 @@ func TestHungPlugin(t *testing.T) {
 	plugin := "#!/bin/sh\nwhile [ \"$CNI_COMMAND\" = ADD ] && [ -e " + gate + " ]; do case \"$CNI_ARGS\" in *K8S_POD_NAME=hangs*) sleep 0.05;; *) break;; esac; done\nexec /usr/lib/cni/ptp\n"
 	conf := `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"gated","ipam":{"type":"host-local","dataDir":"` + dir + `/ipam","ranges":[[{"subnet":"10.89.0.0/24"}]]}}]}`
 	for name, text := range map[string]string{"gated": plugin, "10-pods.conflist": conf, "gate": ""} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+		if err := supervise.WriteScript(filepath.Join(dir, name), text); err != nil {
 			t.Fatal(err)
 		}
 	}

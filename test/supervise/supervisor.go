@@ -85,7 +85,7 @@ func New(t testing.TB, product string) *Supervisor {
 	}
 	s := &Supervisor{Program: filepath.Join(dir, "serve"), listener: fd}
 	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = serve ] || exec %s \"$@\"\n%s='%s %s' exec %s \"$@\"\n", product, programVar, socket, product, self)
-	if err := os.WriteFile(s.Program, []byte(script), 0o755); err != nil {
+	if err := WriteScript(s.Program, script); err != nil {
 		t.Fatal(err)
 	}
 	go s.accept()
