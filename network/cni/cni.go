@@ -98,6 +98,7 @@ func Open(cfg Config) (*Network, error) {
 	}
 	n.serving.Store(&serving{config: n.lastGood()})
 	n.reload()
+	kick(n.statusNow) // also of a configuration that is the last daemon's
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	for _, loop := range []func(){n.follow, n.pollStatus, n.collect, n.retry} {
 		n.done.Go(loop)

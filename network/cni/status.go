@@ -190,18 +190,18 @@ func (n *Network) follow() {
 	}
 }
 
-// pollStatus asks the plugins how they are.
+// pollStatus asks the plugins how they are: when told to, and now and then.
 func (n *Network) pollStatus() {
 	tick := time.NewTicker(n.cfg.Timing.StatusEvery)
 	defer tick.Stop()
 	for {
-		n.askStatus()
 		select {
 		case <-n.ctx.Done():
 			return
 		case <-tick.C:
 		case <-n.statusNow:
 		}
+		n.askStatus()
 	}
 }
 
