@@ -99,3 +99,46 @@ func TestAnswersNobodyTakes(t *testing.T) {
 		t.Error("the link does not see that the other side is gone")
 	}
 }
+
+// TestSendWithin: who sends to somebody that takes nothing gives up after its bound,
+// and before that goes on as soon as something was taken.
+func TestSendWithin(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	c, err := newConn(pair[0], maxMessage, maxRights) // makes pair[0] one that does not block
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	for err = nil; err == nil; { // its queue has a limit
+		err = sendWithin(time.Millisecond, pair[0], &message{Verb: verbList, Names: []string{strings.Repeat("x", 32<<10)}}, nil)
+	}
+	if !errors.Is(err, errHung) {
+		t.Errorf("error %v, want %v", err, errHung)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- sendWithin(20*time.Second, pair[0], &message{Verb: verbList}, nil) }()
+	if err := drain(pair[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Errorf("error %v after the queue was emptied", err)
+	}
+}
+
+// drain takes what is in a socket's queue.
+func drain(fd int) error {
+	for {
+		_, _, err := unix.Recvfrom(fd, make([]byte, maxMessage), unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

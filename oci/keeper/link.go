@@ -122,8 +122,11 @@ func (l *link) begin(m *message, fds []int, room int) (chan answer, func(), erro
 		end()
 		return nil, nil, ErrKeeperLost
 	}
-	if err := send(l.fd, m, fds); err != nil {
+	if err := sendWithin(answerBound, l.fd, m, fds); err != nil {
 		end()
+		if errors.Is(err, errHung) {
+			unix.Shutdown(l.fd, unix.SHUT_RDWR)
+		}
 		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 			err = ErrKeeperLost
 		}

@@ -348,7 +348,7 @@ func (s *spawner) order(size int, fds []int) error {
 	binary.LittleEndian.PutUint64(b[:], order)
 	for first := true; first || len(fds) > 0; first = false {
 		n := min(len(fds), fdsPerPart)
-		if err := sendmsg(s.conn.fd, b[:], unix.UnixRights(fds[:n]...)); err != nil {
+		if err := sendmsg(s.conn.fd, b[:], unix.UnixRights(fds[:n]...), forever); err != nil {
 			return fmt.Errorf("cannot order program: %w", err)
 		}
 		fds = fds[n:]

@@ -150,8 +150,15 @@ const (
 
 var errTooLarge = errors.New("message is larger than 128 KiB")
 
-// send writes m and its descriptors, which stay the caller's.
-func send(fd int, m *message, fds []int) error {
+// send writes m and its descriptors, which stay the caller's. It waits for as long as
+// the other side's queue is full: a daemon that was stopped wants to know what ended.
+func send(fd int, m *message, fds []int) error { return sendWithin(forever, fd, m, fds) }
+
+const forever = -time.Millisecond // in poll(2), no bound
+
+// sendWithin is send that waits for a time only. After errHung a part of m may have
+// gone: nothing else can be sent on fd.
+func sendWithin(bound time.Duration, fd int, m *message, fds []int) error {
 	m.FDs = len(fds)
 	b, err := json.Marshal(m)
 	if err != nil {
@@ -166,7 +173,7 @@ func send(fd int, m *message, fds []int) error {
 		if n > 0 {
 			oob = unix.UnixRights(fds[:n]...)
 		}
-		if err := sendmsg(fd, b, oob); err != nil {
+		if err := sendmsg(fd, b, oob, bound); err != nil {
 			return fmt.Errorf("cannot send %s: %w", m.Verb, err)
 		}
 		fds, b = fds[n:], []byte{0}
@@ -176,11 +183,15 @@ func send(fd int, m *message, fds []int) error {
 
 // sendmsg waits while the other side's queue is full, also where receiving does not
 // block (newConn).
-func sendmsg(fd int, b, oob []byte) error {
+func sendmsg(fd int, b, oob []byte, bound time.Duration) error {
 	for {
 		err := unix.Sendmsg(fd, b, oob, nil, unix.MSG_NOSIGNAL)
 		if err == unix.EAGAIN {
-			_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, -1)
+			var n int
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(bound.Milliseconds()))
+			if err == nil && n == 0 {
+				return errHung
+			}
 			if err == nil {
 				continue
 			}
@@ -204,10 +215,11 @@ type conn struct {
 // would have to wake another one. close it; fd stays the caller's.
 func newConn(fd, size, fds int) (*conn, error) {
 	mine, err := dup(fd)
-	if err == nil {
-		err = os.NewSyscallError("fcntl", unix.SetNonblock(mine, true))
-	}
 	if err != nil {
+		return nil, fmt.Errorf("cannot receive: %w", err)
+	}
+	if err := unix.SetNonblock(mine, true); err != nil {
+		unix.Close(mine)
 		return nil, fmt.Errorf("cannot receive: %w", err)
 	}
 	return &conn{fd: fd, file: os.NewFile(uintptr(mine), "socket"), buf: make([]byte, size), oob: make([]byte, unix.CmsgSpace(4*fds))}, nil

@@ -160,8 +160,7 @@ func (w *waiter) zombieStatus() (syscall.WaitStatus, error) {
 	if err != nil {
 		return 0, err
 	}
-	reaped := true
-	if err := w.raw.Control(func(fd uintptr) { reaped = polled(fd, unix.POLLHUP) }); err != nil || reaped {
+	if w.gone() {
 		return 0, unix.ESRCH
 	}
 	return syscall.WaitStatus(status), nil

@@ -132,7 +132,7 @@ func (s *spawnerProcess) report(res program.Result, err error) error {
 	if res.PidFD >= 0 {
 		oob = unix.UnixRights(res.PidFD)
 	}
-	if err := sendmsg(spawnerSocket, b[:], oob); err != nil {
+	if err := sendmsg(spawnerSocket, b[:], oob, forever); err != nil {
 		return os.NewSyscallError("send report", err)
 	}
 	return nil

@@ -1,0 +1,39 @@
+package keeper
+
+import (
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestGone: a zombie is there, and its status is seen without taking it away; what
+// was reaped is gone, on every kernel.
+func TestGone(t *testing.T) {
+	child := exec.Command("/bin/sh", "-c", "exit 7")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := unix.PidfdOpen(child.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWaiter(pidfd, child.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.f.Close()
+	if err := w.ended(); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := w.zombieStatus(); err != nil || status.ExitStatus() != 7 || w.gone() {
+		t.Errorf("a zombie: status %v, error %v, gone %t", status, err, w.gone())
+	}
+	if _, err := syscall.Wait4(child.Process.Pid, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := w.zombieStatus(); err == nil || !w.gone() {
+		t.Errorf("reaped: status %v, error %v, gone %t", status, err, w.gone())
+	}
+}
