@@ -4,8 +4,11 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cri-box/cri-box/oci/cgroup"
@@ -39,24 +42,58 @@ func (s *Server) StreamContainerStats(r *runtimeapi.StreamContainerStatsRequest,
 	})
 }
 
-// measuredContainers leaves out the numbers of a container that cannot be
-// measured, and not the container.
+// measuredContainers measures the containers that a filter lets through, a batch
+// before the first of it is passed on.
 func (s *Server) measuredContainers(f *runtimeapi.ContainerStatsFilter) iter.Seq[*runtimeapi.ContainerStats] {
+	const batch = 64
 	return func(yield func(*runtimeapi.ContainerStats) bool) {
-		for _, c := range s.Sandboxes.List().Containers {
-			if !strings.HasPrefix(c.ID, f.GetId()) || !strings.HasPrefix(c.PodID, f.GetPodSandboxId()) ||
-				!selects(f.GetLabelSelector(), c.Config.Of.GetLabels()) {
-				continue
-			}
-			u, err := s.Sandboxes.ContainerUse(c)
-			if err != nil {
-				slog.Warn("container is listed without its numbers", "err", err)
-			}
-			if !yield(s.containerStats(u)) {
-				return
+		for some := range slices.Chunk(s.selectedContainers(f), batch) {
+			for _, one := range s.measureAll(some) {
+				if !yield(one) {
+					return
+				}
 			}
 		}
 	}
+}
+
+func (s *Server) selectedContainers(f *runtimeapi.ContainerStatsFilter) (out []*sandbox.Container) {
+	for _, c := range s.Sandboxes.List().Containers {
+		if strings.HasPrefix(c.ID, f.GetId()) && strings.HasPrefix(c.PodID, f.GetPodSandboxId()) &&
+			selects(f.GetLabelSelector(), c.Config.Of.GetLabels()) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// measureMost is how many containers are measured at a time: the kernel adds up the
+// numbers of each when they are read, on the core that asks.
+const measureMost = 4
+
+func (s *Server) measureAll(containers []*sandbox.Container) []*runtimeapi.ContainerStats {
+	out := make([]*runtimeapi.ContainerStats, len(containers))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(measureMost, runtime.GOMAXPROCS(0), len(containers)) {
+		workers.Go(func() {
+			for i := next.Add(1); i <= int64(len(containers)); i = next.Add(1) {
+				out[i-1] = s.measure(containers[i-1])
+			}
+		})
+	}
+	workers.Wait()
+	return out
+}
+
+// measure leaves out the numbers of a container that cannot be measured, and not the
+// container.
+func (s *Server) measure(c *sandbox.Container) *runtimeapi.ContainerStats {
+	u, err := s.Sandboxes.ContainerUse(c)
+	if err != nil {
+		slog.Warn("container is listed without its numbers", "err", err)
+	}
+	return s.containerStats(u)
 }
 
 func (s *Server) containerStats(u sandbox.ContainerUse) *runtimeapi.ContainerStats {

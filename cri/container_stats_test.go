@@ -14,7 +14,7 @@ func TestStatsInCRI(t *testing.T) {
 	at := time.Unix(5, 6)
 	st := &cgroup.Stats{
 		Time: at,
-		CPU: cgroup.CPUStats{Usage: 10, User: 11, System: 12, Pressure: &cgroup.Pressure{
+		CPU: cgroup.CPUStats{Usage: 10, Pressure: &cgroup.Pressure{
 			Some: cgroup.PressureLine{Avg10: 1, Avg60: 2, Avg300: 3, Total: 4}, Full: cgroup.PressureLine{Avg10: 5, Avg60: 6, Avg300: 7, Total: 8}}},
 		Memory: cgroup.MemoryStats{Usage: 100, WorkingSet: 60, RSS: 50, Limit: 200, Swap: 30, SwapLimit: 70, PageFaults: 1, MajorPageFaults: 2},
 		IO:     cgroup.IOStats{Pressure: &cgroup.Pressure{Some: cgroup.PressureLine{Total: 9}}},

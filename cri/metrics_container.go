@@ -19,11 +19,11 @@ const (
 )
 
 var containerMetrics = []metric[use]{
-	plain("container_cpu_cfs_periods_total", counter, "Periods of the processor quota in which something ran.", func(u *use) uint64 { return u.Cgroup.CPU.Periods }),
-	plain("container_cpu_cfs_throttled_periods_total", counter, "Periods in which the processor quota was used up.", func(u *use) uint64 { return u.Cgroup.CPU.ThrottledPeriods }),
-	plain("container_cpu_cfs_throttled_seconds_total", counter, "Time spent waiting for the next period of the processor quota.", func(u *use) uint64 { return u.Cgroup.CPU.ThrottledTime / 1e9 }),
-	plain("container_cpu_system_seconds_total", counter, "Processor time in the kernel.", func(u *use) uint64 { return u.Cgroup.CPU.System / 1e9 }),
-	plain("container_cpu_user_seconds_total", counter, "Processor time outside the kernel.", func(u *use) uint64 { return u.Cgroup.CPU.User / 1e9 }),
+	plain("container_cpu_cfs_periods_total", counter, "Periods of the processor quota in which something ran.", func(u *use) uint64 { return u.Detail.CPU.Periods }),
+	plain("container_cpu_cfs_throttled_periods_total", counter, "Periods in which the processor quota was used up.", func(u *use) uint64 { return u.Detail.CPU.ThrottledPeriods }),
+	plain("container_cpu_cfs_throttled_seconds_total", counter, "Time spent waiting for the next period of the processor quota.", func(u *use) uint64 { return u.Detail.CPU.ThrottledTime / 1e9 }),
+	plain("container_cpu_system_seconds_total", counter, "Processor time in the kernel.", func(u *use) uint64 { return u.Detail.CPU.System / 1e9 }),
+	plain("container_cpu_user_seconds_total", counter, "Processor time outside the kernel.", func(u *use) uint64 { return u.Detail.CPU.User / 1e9 }),
 	{"container_cpu_usage_seconds_total", counter, []string{"cpu"}, "Processor time.", func(u *use) []reading {
 		return []reading{{u.Cgroup.CPU.Usage / 1e9, []string{"total"}}}
 	}},
@@ -71,7 +71,7 @@ var containerMetrics = []metric[use]{
 	device("container_fs_sector_writes_total", counter, uncounted("Sectors written"), nothing),
 
 	plain("container_processes", gauge, "Processes in the container.", func(u *use) uint64 { return u.Cgroup.Processes }),
-	plain("container_threads", gauge, "Threads in the container.", func(u *use) uint64 { return u.Cgroup.Pids }),
+	plain("container_threads", gauge, "Threads in the container.", func(u *use) uint64 { return u.Detail.Threads }),
 	plain("container_threads_max", gauge, "How many threads the container may have, 0 without a limit.", func(u *use) uint64 { return u.Detail.ThreadsMax }),
 	plain("container_file_descriptors", gauge, "Open files of the container's processes.", func(u *use) uint64 { return u.Files.Files }),
 	plain("container_sockets", gauge, "Open sockets of the container's processes.", func(u *use) uint64 { return u.Files.Sockets }),
@@ -158,7 +158,7 @@ func pressureMetric(name, help string, of func(*use) *cgroup.Pressure, line func
 
 func blockBytes(u *use) []reading {
 	var out []reading
-	for _, d := range u.Cgroup.IO.Devices {
+	for _, d := range u.Detail.Devices {
 		name, major, minor := oci.DeviceName(d.Major, d.Minor), strconv.FormatUint(d.Major, 10), strconv.FormatUint(d.Minor, 10)
 		out = append(out, reading{d.ReadBytes, []string{name, major, minor, "Read"}}, reading{d.WriteBytes, []string{name, major, minor, "Write"}})
 	}
@@ -170,7 +170,7 @@ func blockBytes(u *use) []reading {
 func device(name string, kind runtimeapi.MetricType, help string, read func(cgroup.DeviceStats) uint64) metric[use] {
 	return metric[use]{name, kind, []string{"device"}, help, func(u *use) []reading {
 		var out []reading
-		for _, d := range u.Cgroup.IO.Devices {
+		for _, d := range u.Detail.Devices {
 			out = append(out, reading{read(d), []string{oci.DeviceName(d.Major, d.Minor)}})
 		}
 		if len(out) == 0 {

@@ -203,18 +203,22 @@ func testStats(t *testing.T, s *System) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%+v", st)
+	d, err := c.Detail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v, %+v", st, d)
 	m := st.Memory
 	for what, ok := range map[string]bool{
 		"cpu usage":    st.CPU.Usage >= 40e6 && st.CPU.Usage < 60e9,
-		"user":         st.CPU.User > 0 && st.CPU.User <= st.CPU.Usage+10e6,
-		"throttled":    st.CPU.Periods > 0 && st.CPU.ThrottledPeriods > 0 && st.CPU.ThrottledTime > 0,
+		"user":         d.CPU.User > 0 && d.CPU.User <= st.CPU.Usage+100e6,
+		"throttled":    d.CPU.Periods > 0 && d.CPU.ThrottledPeriods > 0 && d.CPU.ThrottledTime > 0,
 		"memory usage": m.Usage > 32<<20 && m.Usage < 128<<20,
 		"rss":          m.RSS > 32<<20 && m.RSS <= m.Usage,
 		"working set":  m.WorkingSet >= m.RSS && m.WorkingSet <= m.Usage,
 		"limit":        m.Limit == 128<<20 && m.SwapLimit == 0,
 		"page faults":  m.PageFaults > 100,
-		"pids":         st.Pids >= 2,
+		"pids":         d.Threads >= 2,
 		"cpu pressure": c.unified == nil || st.CPU.Pressure != nil && st.CPU.Pressure.Some.Total > 0,
 		"io pressure":  c.unified == nil || st.IO.Pressure != nil,
 		"time":         time.Since(st.Time) < time.Minute,

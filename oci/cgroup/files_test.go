@@ -87,16 +87,17 @@ func TestFilesOfV2(t *testing.T) {
 	}
 	c := fake(t, &System{Mode: V2, unified: root, controllers: []string{"memory"}}, files)
 	detail := Detail{Memory: MemoryDetail{Cache: 500000, Mapped: 600, Kernel: 7000, MaxUsage: 1500000, Failures: 5}, Own: Faults{77, 7},
-		OOMKills: 1, EventsHigh: 3, EventMax: 5, ThreadsMax: 100}
+		CPU:      CPUDetail{User: 2e6, System: 1e6, Periods: 9, ThrottledPeriods: 4, ThrottledTime: 55000},
+		OOMKills: 1, EventsHigh: 3, EventMax: 5, Threads: 12, ThreadsMax: 100,
+		Devices: []DeviceStats{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}}}
 	for _, size := range hugePageSizes() {
 		detail.HugePages = append(detail.HugePages, HugePages{Size: size, Usage: 4096})
 	}
 	checkStats(t, c, Stats{
-		Processes: 3, Pids: 12,
-		CPU: CPUStats{Usage: 3e6, User: 2e6, System: 1e6, Periods: 9, ThrottledPeriods: 4, ThrottledTime: 55000,
+		Processes: 3,
+		CPU: CPUStats{Usage: 3e6,
 			Pressure: &Pressure{Some: PressureLine{1.5, 0.25, 0.1, 1234}, Full: PressureLine{Avg10: 0.5, Total: 234}}},
 		Memory: MemoryStats{Usage: 1000000, WorkingSet: 900000, RSS: 400000, Limit: 2000000, Swap: 300, PageFaults: 77, MajorPageFaults: 7},
-		IO:     IOStats{Devices: []DeviceStats{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}}},
 	}, detail)
 	if n := c.ProcessesBelow("exec-"); n != 3 {
 		t.Errorf("%d processes of commands, wanted 3", n)
@@ -130,7 +131,9 @@ func TestFilesOfV1(t *testing.T) {
 		"hugetlb/g/notify_on_release":                       "0\n",
 	})
 	detail := Detail{Memory: MemoryDetail{Cache: 500000, Mapped: 600, Kernel: 7000, MaxUsage: 1500000, Failures: 5}, Own: Faults{70, 6},
-		OOMKills: 1, EventMax: 5}
+		CPU:      CPUDetail{User: 2000, System: 1000, Periods: 9, ThrottledPeriods: 4, ThrottledTime: 55000},
+		OOMKills: 1, EventMax: 5, Threads: 12,
+		Devices: []DeviceStats{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}}}
 	for _, size := range hugePageSizes() {
 		files[filepath.Join(root, "hugetlb/g/hugetlb."+size+".usage_in_bytes")] = "4096\n"
 		files[filepath.Join(root, "hugetlb/g/hugetlb."+size+".max_usage_in_bytes")] = "8192\n"
@@ -138,10 +141,9 @@ func TestFilesOfV1(t *testing.T) {
 	}
 	c := fake(t, s, files)
 	checkStats(t, c, Stats{
-		Processes: 3, Pids: 12,
-		CPU:    CPUStats{Usage: 3000, User: 2000, System: 1000, Periods: 9, ThrottledPeriods: 4, ThrottledTime: 55000},
-		Memory: MemoryStats{Usage: 1000000, WorkingSet: 900000, RSS: 400000, Limit: 2000000, Swap: 300, SwapLimit: 500000, PageFaults: 77, MajorPageFaults: 7},
-		IO:     IOStats{Devices: []DeviceStats{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}}},
+		Processes: 3,
+		CPU:       CPUStats{Usage: 3000},
+		Memory:    MemoryStats{Usage: 1000000, WorkingSet: 900000, RSS: 400000, Limit: 2000000, Swap: 300, SwapLimit: 500000, PageFaults: 77, MajorPageFaults: 7},
 	}, detail)
 }
 

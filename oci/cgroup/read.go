@@ -113,6 +113,22 @@ type reader struct {
 	err    error
 }
 
+// readers are those that nobody uses: one with its buffer for each group of a node
+// would be garbage in megabytes every few seconds.
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// reader returns one; release it after use.
+func (c *Cgroup) reader(dirs []*os.File) *reader {
+	r := readers.Get().(*reader)
+	r.cgroup, r.dirs, r.err = c, dirs, nil
+	return r
+}
+
+func (r *reader) release() {
+	r.cgroup, r.dirs, r.err = nil, nil, nil
+	readers.Put(r)
+}
+
 // file reads a file of the group with that v1 controller, or of the v2 group.
 // What it returns is valid until the next call.
 func (r *reader) file(controller, name string) []byte {
@@ -227,7 +243,8 @@ func (c *Cgroup) ProcessesBelow(prefix string) uint64 {
 	if len(c.sys.v1) > 0 {
 		return 0
 	}
-	r := &reader{cgroup: c}
+	r := c.reader(nil)
+	defer r.release()
 	var count uint64
 	for _, name := range r.below(prefix) {
 		n, err := r.countProcesses(name + "/cgroup.procs")
@@ -267,7 +284,8 @@ func (c *Cgroup) Members(limit int) ([]int, error) {
 		return nil, fmt.Errorf("cannot list processes of cgroup %s: %w", c.Path, err)
 	}
 	defer done()
-	r := &reader{cgroup: c, dirs: dirs}
+	r := c.reader(dirs)
+	defer r.release()
 	var pids []int
 	err = r.open(r.anyDir(), "cgroup.procs", func(fd int) error {
 		n, err := unix.Read(fd, r.buf[:])
