@@ -38,7 +38,8 @@ func (e *endpoint) logLoad(ctx context.Context, b *bench, writers, lines int) (e
 	s := b.settings
 	s.unlimited = true
 	// It begins when something is written to the pipe: all at once, and nobody asks meanwhile.
-	s.command = []string{"/bin/sh", "-c", fmt.Sprintf("mkfifo /go; read x < /go; yes %0*d | head -n %d; echo END; exec sleep 100000", lineSize-1, 0, lines)}
+	// The lines are made before, or those who make them would be what is measured.
+	s.command = []string{"/bin/sh", "-c", fmt.Sprintf("yes %0*d | head -n %d > /dev/shm/lines; mkfifo /go; read x < /go; cat /dev/shm/lines; echo END; exec sleep 100000", lineSize-1, 0, lines)}
 	pods, err := e.raiseMany(ctx, s, writers)
 	defer func() { err = e.lower(ctx, pods, err) }()
 	if err != nil {
