@@ -167,19 +167,23 @@ func (l *Lab) Pod(ports ...network.PortMapping) *Pod {
 	return p
 }
 
-// Serve answers on addr in ns, TCP and UDP, with name and the client's address.
-func (l *Lab) Serve(ns int, name, addr string) {
-	l.T.Helper()
+// Serve answers on addr in ns, TCP and UDP, with name and the client's address, until
+// the test ends: "web 192.0.2.1".
+func Serve(t testing.TB, ns int, name, addr string) {
+	t.Helper()
 	var tcp net.Listener
 	var udp net.PacketConn
-	l.In(ns, func() (err error) {
+	err := netns.Do(ns, func() (err error) {
 		if tcp, err = net.Listen("tcp", addr); err != nil {
 			return err
 		}
 		udp, err = net.ListenPacket("udp", addr)
 		return err
 	})
-	l.T.Cleanup(func() { tcp.Close(); udp.Close() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tcp.Close(); udp.Close() })
 	answer := func(from net.Addr) []byte {
 		return []byte(name + " " + netip.MustParseAddrPort(from.String()).Addr().Unmap().String())
 	}
@@ -203,6 +207,12 @@ func (l *Lab) Serve(ns int, name, addr string) {
 			_, _ = udp.WriteTo(answer(from), from)
 		}
 	}()
+}
+
+// Serve is the same for the laboratory's test.
+func (l *Lab) Serve(ns int, name, addr string) {
+	l.T.Helper()
+	Serve(l.T, ns, name, addr)
 }
 
 // Ask connects from ns and returns the answer. Datagrams are sent again each

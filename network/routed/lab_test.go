@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-box/cri-box/network"
 	"github.com/cri-box/cri-box/network/netns"
+	"github.com/cri-box/cri-box/network/networktest"
 )
 
 // A lab is a node with an embedded network and a host outside, each in a network
@@ -221,43 +222,9 @@ func mapping(t testing.TB, s string) network.PortMapping {
 	return m
 }
 
-// serve answers on addr in ns, tcp and udp, with name and the client's address:
-// "web 192.0.2.1".
 func (l *lab) serve(ns int, name, addr string) {
 	l.t.Helper()
-	var tcp net.Listener
-	var udp net.PacketConn
-	l.in(ns, func() (err error) {
-		if tcp, err = net.Listen("tcp", addr); err != nil {
-			return err
-		}
-		udp, err = net.ListenPacket("udp", addr)
-		return err
-	})
-	l.t.Cleanup(func() { tcp.Close(); udp.Close() })
-	answer := func(from net.Addr) []byte {
-		return []byte(name + " " + netip.MustParseAddrPort(from.String()).Addr().Unmap().String())
-	}
-	go func() {
-		for {
-			conn, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write(answer(conn.RemoteAddr()))
-			conn.Close()
-		}
-	}()
-	go func() {
-		buf := make([]byte, 64)
-		for {
-			_, from, err := udp.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = udp.WriteTo(answer(from), from)
-		}
-	}()
+	networktest.Serve(l.t, ns, name, addr)
 }
 
 // ask connects from ns and returns the answer.
