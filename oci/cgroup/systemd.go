@@ -68,8 +68,16 @@ type Units struct {
 	mu    sync.Mutex
 	queue []unit
 	wake  chan struct{}
-	conn  *dbus.Conn
-	end   context.CancelFunc // of conn
+	// wanted are the limits of the groups of which systemd still has to be told, by path.
+	wanted map[string]*wanted
+	conn   *dbus.Conn
+	end    context.CancelFunc // of conn
+}
+
+// wanted are the newest limits of a group, for all units that are about it.
+type wanted struct {
+	limits *specs.LinuxResources
+	units  int
 }
 
 // A unit is one thing to tell: that a scope has this process, or with pid 0, what its
@@ -79,16 +87,14 @@ type unit struct {
 	pid   int
 	empty bool
 	tried int
-	// group, if known, has these limits.
-	group  *Cgroup
-	limits *specs.LinuxResources
+	group *Cgroup // if its limits are known
 	// told, if not nil, is closed in its turn, and nothing else is done.
 	told chan struct{}
 }
 
 // UseSystemd makes systemd the driver; Driver says so from then on.
 func (s *System) UseSystemd() {
-	s.units = &Units{sys: s, wake: make(chan struct{}, 1)}
+	s.units = &Units{sys: s, wake: make(chan struct{}, 1), wanted: map[string]*wanted{}}
 	go s.units.run()
 }
 
@@ -104,8 +110,45 @@ func (s *System) Adopt(cgroupPath string, pid int) {
 // it gets them again.
 func (c *Cgroup) Adopt(pid int, r *specs.LinuxResources) {
 	if c.sys.units != nil && inSlice(c.Path) {
-		c.sys.units.add(unit{path: c.Path, pid: pid, group: c, limits: r})
+		c.sys.units.want(c.Path, r)
+		c.sys.units.add(unit{path: c.Path, pid: pid, group: c})
 	}
+}
+
+// want notes a group's limits until the unit that is added next is told.
+func (u *Units) want(path string, r *specs.LinuxResources) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.wanted[path] == nil {
+		u.wanted[path] = &wanted{}
+	}
+	u.wanted[path].limits = r
+	u.wanted[path].units++
+}
+
+// settled forgets them with the last unit.
+func (u *Units) settled(one unit) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if w := u.wanted[one.path]; one.group != nil && w != nil {
+		if w.units--; w.units == 0 {
+			delete(u.wanted, one.path)
+		}
+	}
+}
+
+// limit gives a unit's group its limits again. They may be gone; or systemd, where it did
+// not answer in time, has done later what it was told then, or a retry just now what was
+// wanted before an update.
+func (u *Units) limit(one unit) error {
+	first := one.tried == 0 && one.pid != 0
+	if one.group == nil || first && !one.group.Lost() {
+		return nil
+	}
+	u.mu.Lock()
+	limits := u.wanted[one.path].limits
+	u.mu.Unlock()
+	return one.group.limit(limits)
 }
 
 func (u *Units) add(one unit) {
@@ -139,6 +182,7 @@ func (u *Units) tell(one unit) {
 	defer cancel()
 	err := u.try(ctx, one)
 	if err == nil || !one.empty && !u.sys.holds(one.path, one.pid) {
+		u.settled(one)
 		return
 	}
 	if one.tried == 0 {
@@ -147,9 +191,11 @@ func (u *Units) tell(one unit) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		u.hangUp()
 	}
-	if one.tried++; one.tried < tries {
-		time.AfterFunc(time.Second, func() { u.add(one) })
+	if one.tried++; one.tried == tries {
+		u.settled(one)
+		return
 	}
+	time.AfterFunc(time.Second, func() { u.add(one) })
 }
 
 // dial connects to systemd, unless it has. A connection ends with the context that it
@@ -204,10 +250,8 @@ func (u *Units) try(ctx context.Context, one unit) (err error) {
 		return err
 	}
 	defer done()
-	if one.group != nil && one.group.Lost() {
-		if err := one.group.limit(one.limits); err != nil {
-			return err
-		}
+	if err := u.limit(one); err != nil {
+		return err
 	}
 	if err := u.dial(ctx); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,6 +92,8 @@ func (b *bus) serve(c net.Conn, in *bufio.Reader) {
 		switch method {
 		case "Hello":
 			body = []any{":1.1"}
+		case "Get":
+			body = []any{godbus.MakeVariant("")}
 		case "StartTransientUnit", "StopUnit":
 			body = []any{job}
 		}
@@ -99,7 +102,7 @@ func (b *bus) serve(c net.Conn, in *bufio.Reader) {
 		}
 		b.mu.Lock()
 		b.send(c, godbus.TypeMethodReply, map[godbus.HeaderField]godbus.Variant{godbus.FieldReplySerial: godbus.MakeVariant(call.Serial())}, body)
-		if len(body) > 0 && method != "Hello" {
+		if len(body) > 0 && body[0] == job {
 			b.told = append(b.told, method+" "+call.Body[0].(string))
 			for _, one := range b.conns {
 				b.send(one, godbus.TypeSignal, map[godbus.HeaderField]godbus.Variant{godbus.FieldPath: godbus.MakeVariant(godbus.ObjectPath("/org/freedesktop/systemd1")),
@@ -108,6 +111,15 @@ func (b *bus) serve(c net.Conn, in *bufio.Reader) {
 			}
 		}
 		b.mu.Unlock()
+	}
+}
+
+// hangUp ends all connections.
+func (b *bus) hangUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.conns {
+		c.Close()
 	}
 }
 
@@ -172,24 +184,9 @@ func TestUnits(t *testing.T) {
 // TestUpdateWhileSystemdIsTold: what systemd was told, and writes, is older than an
 // update that comes meanwhile. That one waits, as long as its context, and stays.
 func TestUpdateWhileSystemdIsTold(t *testing.T) {
-	cgroups.TestMode = true // its files need not be the kernel's
-	t.Cleanup(func() { cgroups.TestMode = false })
 	b := newBus(t)
-	s := &System{Mode: V2, unified: t.TempDir(), controllers: []string{"memory"}}
-	dir := s.unifiedDir("/pod.slice/a.scope")
-	file := path.Join(dir, "memory.max")
-	for name, text := range map[string]string{"cgroup.procs": "11\n", "cgroup.controllers": "memory\n", "memory.max": "1048576\n", "memory.current": "4096\n", "memory.events": "oom_kill 0\n"} {
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path.Join(dir, name), []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := s.Open("/pod.slice/a.scope")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	limit := int64(8 << 20)
-	more := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	s, c, file := scopeOfFiles(t)
+	more := memoryLimit(8 << 20)
 	asked, answer := make(chan struct{}), make(chan struct{})
 	b.start = func() {
 		close(asked)
@@ -212,4 +209,62 @@ func TestUpdateWhileSystemdIsTold(t *testing.T) {
 	if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) != "8388608" {
 		t.Errorf("memory.max is %q", text)
 	}
+}
+
+// TestSystemdIsLate: what it did not answer for in time, and does later, does not undo
+// an update that came in between.
+func TestSystemdIsLate(t *testing.T) {
+	b := newBus(t)
+	s, c, file := scopeOfFiles(t)
+	asked := make(chan struct{}, 100)
+	var asks atomic.Int64
+	b.start = func() {
+		if asks.Add(1) == 1 {
+			b.hangUp()
+		}
+		asked <- struct{}{}
+	}
+	s.UseSystemd()
+	c.Adopt(11, memoryLimit(1<<20))
+	<-asked
+	more := memoryLimit(8 << 20)
+	if err := c.Update(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	c.Adopt(0, more)
+	s.Settle(t.Context())
+	os.WriteFile(file, []byte("1048576\n"), 0o600) // only now
+	select {
+	case <-asked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it is not told again")
+	}
+	s.Settle(t.Context())
+	if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) != "8388608" {
+		t.Errorf("memory.max is %q", text)
+	}
+}
+
+// scopeOfFiles is a group in a scope, whose files are no kernel's.
+func scopeOfFiles(t *testing.T) (s *System, c *Cgroup, memoryMax string) {
+	t.Helper()
+	cgroups.TestMode = true
+	t.Cleanup(func() { cgroups.TestMode = false })
+	s = &System{Mode: V2, unified: t.TempDir(), controllers: []string{"memory"}}
+	dir := s.unifiedDir("/pod.slice/a.scope")
+	for name, text := range map[string]string{"cgroup.procs": "11\n", "cgroup.controllers": "memory\n", "memory.max": "1048576\n", "memory.current": "4096\n", "memory.events": "oom_kill 0\n"} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path.Join(dir, name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := s.Open("/pod.slice/a.scope")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return s, c, path.Join(dir, "memory.max")
+}
+
+func memoryLimit(bytes int64) *specs.LinuxResources {
+	return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &bytes}}
 }
