@@ -240,6 +240,8 @@ func (l *logger) pumpPipe(stream string, pipe *os.File, s *stash) {
 // once waits for output and logs what there is, up to a chunk.
 func (p *pump) once(raw syscall.RawConn) (eof bool, err error) {
 	ctl := raw.Read(func(fd uintptr) bool {
+		// In this order: what writers that are gone had written is seen then.
+		gone := polled(fd, unix.POLLHUP)
 		n, e := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
 		if e != nil {
 			err = os.NewSyscallError("ioctl", e)
@@ -249,7 +251,7 @@ func (p *pump) once(raw syscall.RawConn) (eof bool, err error) {
 			err = p.drain(int(fd))
 			return true
 		}
-		eof = polled(fd, unix.POLLHUP)
+		eof = gone
 		return eof
 	})
 	if err = errors.Join(ctl, err); eof && err == nil {
@@ -258,18 +260,25 @@ func (p *pump) once(raw syscall.RawConn) (eof bool, err error) {
 	return eof, err
 }
 
-// drain logs one chunk of the pipe.
+// drain logs one chunk of the pipe. If there is none, another reader was faster: a
+// process of the container may open its /dev/stdout for reading.
 func (p *pump) drain(pipe int) error {
 	if p.stash != nil {
 		n, err := p.stash.fill(pipe)
 		if err == nil {
 			return p.log(n, false)
 		}
+		if errors.Is(err, unix.EAGAIN) {
+			return nil
+		}
 		p.spill(err)
 	}
 	b := takeBuffers()
 	defer b.give()
 	n, err := retry(func() (int, error) { return unix.Read(pipe, b.in[:chunk]) })
+	if err == unix.EAGAIN {
+		return nil
+	}
 	if err != nil {
 		return os.NewSyscallError("read", err)
 	}
