@@ -31,6 +31,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, c *runtimea
 	if err := m.checkLabels(c.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
 		return "", err
 	}
+	if p.Ready() {
+		m.creates.claim("pod/" + podKey(p.Config.Of))
+	}
 	key := containerKey(p.ID, c)
 	return m.creates.join(ctx, "container/"+key, c, flightWork{
 		do: func(ctx context.Context) (string, error) {

@@ -31,6 +31,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if err := m.mayStart(&c); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
 	}
+	m.creates.claim("container/" + containerKey(c.PodID, c.Config.Of))
 	if c.Bundle.Spec, err = m.Spec(c.ID); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
 	}

@@ -36,9 +36,13 @@ type flight struct {
 // join waits for the flight of key, beginning it with do if there is none. same
 // tells whether a request is the one in flight. The work does not end with ctx:
 // when the last client is gone, it goes on for retryBound, and is then cancelled
-// or, if it was finished, taken back with drop.
+// or, if it was finished, taken back with drop, unless somebody has claimed it.
+// A retry of what was finished begins anew: do finds it, if it is still there.
 func (f *flights) join(ctx context.Context, key string, request any, work flightWork) (string, error) {
 	f.mu.Lock()
+	if fl := f.byKey[key]; fl != nil && fl.finished() {
+		f.settle(key, fl)
+	}
 	fl := f.byKey[key]
 	if fl == nil {
 		fl = f.begin(ctx, key, request, work)
@@ -59,6 +63,33 @@ func (f *flights) join(ctx context.Context, key string, request any, work flight
 	case <-ctx.Done():
 		f.leave(key, fl, work)
 		return "", context.Cause(ctx)
+	}
+}
+
+// claim keeps what the flight of key has made, for somebody uses it: a client
+// whose answer was lost may find it in a list.
+func (f *flights) claim(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl := f.byKey[key]; fl != nil {
+		f.settle(key, fl)
+	}
+}
+
+// settle ends a flight whose work is not taken back any more. f.mu is held.
+func (f *flights) settle(key string, fl *flight) {
+	delete(f.byKey, key)
+	if fl.timer != nil {
+		fl.timer.Stop()
+	}
+}
+
+func (fl *flight) finished() bool {
+	select {
+	case <-fl.done:
+		return true
+	default:
+		return false
 	}
 }
 

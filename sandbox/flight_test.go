@@ -100,9 +100,35 @@ func TestRetryFindsWhatItsPredecessorBegan(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	retry := f.joinLater(t.Context(), k, "request")
+	for f.waiting("key") < 1 {
+		runtime.Gosched()
+	}
 	k.proceed <- nil
 	if o := <-retry; o.id != "the-id" || o.err != nil || k.runs != 1 {
 		t.Errorf("%+v after %d runs", o, k.runs)
+	}
+}
+
+// TestFinishedWorkIsLookedAtAgain: what was made for a client that had gone may
+// have been removed since; its retry is not answered from memory.
+func TestFinishedWorkIsLookedAtAgain(t *testing.T) {
+	f, k := &flights{}, newFake()
+	ctx, cancel := context.WithCancel(t.Context())
+	first := f.joinLater(ctx, k, "request")
+	<-k.begun
+	cancel()
+	<-first
+	f.mu.Lock()
+	done := f.byKey["key"].done
+	f.mu.Unlock()
+	k.proceed <- nil
+	<-done
+	k.proceed <- nil
+	if id, err := f.join(t.Context(), "key", "request", k.work()); id != "the-id" || err != nil || k.runs != 2 {
+		t.Errorf("%q, %v after %d runs", id, err, k.runs)
+	}
+	if n := f.waiting("key"); n >= 0 {
+		t.Errorf("a flight with %d clients is left", n)
 	}
 }
 

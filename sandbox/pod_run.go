@@ -36,9 +36,6 @@ func (m *Manager) RunPod(ctx context.Context, c *runtimeapi.PodSandboxConfig, ha
 		return "", fmt.Errorf("runtime handler %q is not known; the only one is the default, \"\": %w", handler, spec.ErrInvalid)
 	}
 	key := podKey(c)
-	if id, err := m.existingPod(key, c); id != "" || err != nil {
-		return id, err
-	}
 	if err := m.creates.cancel(ctx, func(other any) bool { return lowerAttempt(other, c) }); err != nil {
 		return "", err
 	}
