@@ -48,6 +48,35 @@ func TestStuckSpawnerEnds(t *testing.T) {
 	f.until("the end of the child", func() bool { return len(alive(ours)) == 0 })
 }
 
+// TestStoppedSpawner: of a program that was given up, for its spawner was stopped,
+// nothing stays once the spawner goes on and makes its process after all.
+func TestStoppedSpawner(t *testing.T) {
+	f := start(t)
+	spawners := f.spawners()
+	for _, pid := range spawners {
+		unix.Kill(pid, unix.SIGSTOP)
+	}
+	made := filepath.Join(f.dir, "made")
+	p := program.New("late")
+	p.Add(program.Op{Nr: unix.SYS_RT_SIGPROCMASK, Why: "unblock signals", Args: [6]program.Arg{program.Int(unix.SIG_SETMASK), p.Bytes(make([]byte, 8), "{}"), program.Null(), program.Int(8)}})
+	p.Add(program.Op{Nr: unix.SYS_MKDIRAT, Why: "make " + made, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(made), program.Int(0o700)}})
+	p.Add(program.Op{Nr: unix.SYS_EXECVE, Why: "sleep", Args: [6]program.Arg{p.Str("/bin/sleep"), p.Vec([]string{"sleep", "60"}, "argv"), p.Vec(nil, "env")}})
+	var call *CallError
+	_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: "x", Kind: KindExec}, Program: p, Timeout: 100 * time.Millisecond})
+	if !errors.As(err, &call) || !call.Stuck {
+		t.Fatalf("error %v", err)
+	}
+	f.run("other", "/bin/sh", "-c", "exit 4") // by another spawner
+	if e := f.wait("other"); e.Code != 4 {
+		t.Errorf("exit %+v", e)
+	}
+	for _, pid := range spawners {
+		unix.Kill(pid, unix.SIGCONT)
+	}
+	f.until("the late process", func() bool { _, err := os.Stat(made); return err == nil })
+	f.until("its end", func() bool { return len(alive(f.spawners())) <= keepIdle && len(zombies(f.PID())) == 0 })
+}
+
 // until waits for what no event announces.
 func (f *fixture) until(what string, cond func() bool) {
 	f.t.Helper()

@@ -277,6 +277,7 @@ func TestStuckCallIsNamed(t *testing.T) {
 	if !errors.As(err, &call) || !call.Stuck || call.Why != "open "+path {
 		t.Fatalf("error %v", err)
 	}
+	f.until("the end of what was made", func() bool { return len(zombies(f.PID())) == 0 })
 	f.run("after", "/bin/sh", "-c", "exit 3") // the spawner is well
 	if e := f.wait("after"); e.Code != 3 {
 		t.Errorf("exit %+v", e)

@@ -305,26 +305,43 @@ func (p *pool) rescue(s *spawner) spawned {
 		go p.outlast(s)
 		return stuck
 	}
-	if res.pidfd >= 0 {
-		unix.Close(res.pidfd)
-	}
 	if err != nil {
 		p.discard(s)
 	} else {
 		p.give(s)
 	}
-	stuck.PID, stuck.prepared = res.PID, res.prepared
+	res.kill() // if it was made only now
+	stuck.PID, stuck.pidfd, stuck.prepared = res.PID, res.pidfd, res.prepared
 	return stuck
 }
 
-// outlast waits for a child that cannot be killed, and takes its spawner back.
+// kill ends a process that nobody wants, if there is one.
+func (s spawned) kill() {
+	if s.pidfd >= 0 {
+		unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+	}
+}
+
+// outlast waits for a child that cannot be killed, or for a spawner that was stopped
+// and may make its child yet; reaps the child, and takes its spawner back.
 func (p *pool) outlast(s *spawner) {
-	if res, _ := s.answer(); res.pidfd >= 0 {
+	res, err := s.answer()
+	if res.pidfd >= 0 {
+		res.kill()
 		unix.Close(res.pidfd)
+		for _, pid := range []int{res.prepared, res.PID} {
+			if pid > 0 {
+				reapPID(pid)
+			}
+		}
 	}
 	p.mu.Lock()
 	p.alive, p.stuck = p.alive+1, p.stuck-1
 	p.mu.Unlock()
+	if err != nil {
+		p.discard(s)
+		return
+	}
 	p.give(s)
 }
 
