@@ -103,7 +103,7 @@ func (k *keeper) startLogs(h *held, rests map[string][]byte) error {
 func (h *held) startPumps(log *os.File) error {
 	inputs := map[string]*os.File{}
 	for _, stream := range []string{FDStdout, FDStderr, FDTTY} {
-		if h.logger.pumping(stream) {
+		if !h.logger.wantsPump(stream) {
 			continue
 		}
 		own, err := h.own(stream) // non-blocking already: in the poller
@@ -179,7 +179,7 @@ func (k *keeper) await(h *held, w *waiter) {
 func (k *keeper) finish(h *held) {
 	if h.logger != nil {
 		drained := make(chan struct{})
-		go func() { h.logger.pumps.Wait(); close(drained) }()
+		go func() { h.logger.streams.Wait(); close(drained) }()
 		select {
 		case <-drained:
 		case <-time.After(drainBound):

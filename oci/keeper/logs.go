@@ -23,6 +23,7 @@ import (
 type logger struct {
 	maxLine int
 	pumps   sync.WaitGroup
+	streams sync.WaitGroup // that have not ended; those of paused pumps are among them
 
 	mu    sync.Mutex // guards what follows, and keeps a batch in one file
 	file  *os.File   // nil: output is read and dropped
@@ -31,6 +32,7 @@ type logger struct {
 	// paused has the pumps end where they are; inputs are what they read from.
 	paused bool
 	inputs map[string]*os.File
+	ended  map[string]bool   // by stream that has begun
 	rests  map[string][]byte // unfinished lines that are in no stash, between two pumps
 	tell   func(why error)
 	taps   map[string][]*tap // by stream
@@ -38,15 +40,15 @@ type logger struct {
 
 func newLogger(l *Log, file *os.File) *logger {
 	return &logger{maxLine: l.MaxLine, file: file, taps: map[string][]*tap{}, tell: func(error) {}, drops: l.Drops,
-		inputs: map[string]*os.File{}, rests: map[string][]byte{}}
+		inputs: map[string]*os.File{}, ended: map[string]bool{}, rests: map[string][]byte{}}
 }
 
-// pumping says whether a stream's pump runs, and ends a pause.
-func (l *logger) pumping(stream string) bool {
+// wantsPump says whether a stream has none and has not ended, and ends a pause.
+func (l *logger) wantsPump(stream string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.paused = false
-	return l.inputs[stream] != nil
+	return l.inputs[stream] == nil && !l.ended[stream]
 }
 
 // start has a stream pumped from input through s, which may be nil. Both become
@@ -54,6 +56,10 @@ func (l *logger) pumping(stream string) bool {
 func (l *logger) start(stream string, input *os.File, s *stash) {
 	l.mu.Lock()
 	l.inputs[stream] = input
+	if _, again := l.ended[stream]; !again {
+		l.ended[stream] = false
+		l.streams.Add(1)
+	}
 	l.mu.Unlock()
 	l.pumps.Add(1)
 	if stream == FDTTY {
@@ -103,7 +109,9 @@ func (l *logger) pauses(stream string, err error, rest []byte) (ends, goesOn boo
 func (l *logger) over(stream string) {
 	l.mu.Lock()
 	delete(l.inputs, stream)
+	l.ended[stream] = true
 	l.mu.Unlock()
+	l.streams.Done()
 	if stream == FDTTY {
 		stream = FDStdout
 	}

@@ -348,9 +348,10 @@ func (k *keeper) resumeItem(i handedItem) error {
 	k.beginCount(h)
 	k.mu.Unlock()
 	pidfd, running := h.fds[FDPid]
-	if !running || h.Exit != nil {
+	if !running {
 		return nil
 	}
+	// Also if its end was told: its output may go on.
 	if err := k.startLogs(h, i.Rests); err != nil {
 		return err
 	}
@@ -361,7 +362,10 @@ func (k *keeper) resumeItem(i handedItem) error {
 			h.logger.addTap(stream, os.NewFile(uintptr(fd), stream))
 		}
 	}
-	if h.seen != nil {
+	switch {
+	case h.Exit != nil:
+		return nil
+	case h.seen != nil:
 		go k.finish(h)
 		return nil
 	}

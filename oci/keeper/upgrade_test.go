@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,6 +111,31 @@ func zombies(parent int) (list []string) {
 		}
 	}
 	return list
+}
+
+// TestUpgradeDuringLastOutput: what a container's last process writes when its first
+// has ended reaches the log, also when the keeper is upgraded in between.
+func TestUpgradeDuringLastOutput(t *testing.T) {
+	f := start(t)
+	gate := f.gate()
+	const others = 3 // whose output an upgrade waits for as well
+	for n := range others {
+		f.run(fmt.Sprint("other-", n), "/usr/bin/yes")
+	}
+	began := time.Now()
+	f.run("c", "/bin/sh", "-c", "(read x < "+gate.Name()+"; echo late) & exit 3")
+	f.until("the reaping", func() bool { return len(f.spawners()) == 1+others }) // now the keeper waits for the output
+	f.redial("other", os.Executable)
+	f.await("other")
+	gate.WriteString("x\n")
+	if e := f.wait("c"); e.Code != 3 {
+		t.Errorf("exit %+v", e)
+	}
+	last := func() bool { return slices.Equal(f.logLines("c"), []string{"stdout F late"}) }
+	if !last() && time.Since(began) < drainBound {
+		t.Error("the end was told before the output's")
+	}
+	f.until("the last line", last)
 }
 
 // TestUpgradeRefused: a binary that cannot take the state over is found out before
