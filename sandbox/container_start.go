@@ -35,7 +35,10 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if c.Bundle.Spec, err = m.Spec(c.ID); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.ID, err)
 	}
-	at, ctx := atStage(&e.stage), waits.At(ctx, &e.stage.waits)
+	// A client that goes away ends nothing that was begun: its next call finds the
+	// container running, and nobody takes it for one that cannot run. The runtime
+	// bounds each step.
+	at, ctx := atStage(&e.stage), waits.At(context.WithoutCancel(ctx), &e.stage.waits)
 	at("start")
 	defer at("")
 	err = guarded(ctx, "start", func(ctx context.Context) error { return m.start(ctx, e, &c) })

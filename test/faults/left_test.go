@@ -1,0 +1,41 @@
+package faults_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestStartIsLeft: a client that goes away while its container is being started,
+// as a kubelet that is restarted, has not made it one that cannot run.
+func TestStartIsLeft(t *testing.T) {
+	l := newLife(t)
+	pod := l.RunPod()
+	for _, point := range []string{"start: open log", "start: spawn"} {
+		c := pod.Create(filepath.Base(point[7:]), l.image, []string{"/bin/workload", "on-term", "7"})
+		l.arm(point, "delay 300ms")
+		ctx, cancel := context.WithCancel(l.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := l.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
+			left <- err
+		}()
+		l.Wait("the daemon to be at "+point, func() bool {
+			_, err := os.Stat(filepath.Join(l.faults, point))
+			return err != nil
+		})
+		cancel()
+		if err := <-left; err == nil {
+			t.Fatalf("%s: the start was not cancelled", point)
+		}
+		l.Wait("the start to end", func() bool { return c.Status().State != runtimeapi.ContainerState_CONTAINER_CREATED })
+		if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("%s: the container is %v: %s %s", point, s.State, s.Reason, s.Message)
+			continue
+		}
+		c.WaitOutput("ready")
+	}
+}
