@@ -29,10 +29,12 @@ type Pod struct {
 	Handler string                                `json:"handler,omitempty"`
 	// CreatedAt, ReadyAt and StoppedAt are when; ReadyAt is zero until all of it
 	// is there, StoppedAt until it was taken down.
-	CreatedAt time.Time      `json:"created_at"`
-	ReadyAt   time.Time      `json:"ready_at,omitzero"`
-	StoppedAt time.Time      `json:"stopped_at,omitzero"`
-	Network   network.Result `json:"network"`
+	CreatedAt time.Time `json:"created_at"`
+	ReadyAt   time.Time `json:"ready_at,omitzero"`
+	StoppedAt time.Time `json:"stopped_at,omitzero"`
+	// Stopping: it is being taken down, and is not what it was.
+	Stopping bool           `json:"stopping,omitempty"`
+	Network  network.Result `json:"network"`
 	// CgroupParent is the group that the containers' groups are made in; it is
 	// ours if the request named none.
 	CgroupParent string `json:"cgroup_parent"`

@@ -38,7 +38,7 @@ func (e *podEntry) stageName() string {
 }
 
 func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
-	p := m.currentPod(e)
+	p := m.recordStopping(e)
 	if !p.StoppedAt.IsZero() {
 		return nil
 	}
@@ -55,6 +55,22 @@ func (m *Manager) stopLocked(ctx context.Context, e *podEntry) error {
 		}
 	}
 	return nil
+}
+
+// recordStopping has the next daemon go on where this one is killed: half a pod is
+// not ready. What cannot be written (disk full) keeps no pod up.
+func (m *Manager) recordStopping(e *podEntry) *Pod {
+	p := m.currentPod(e)
+	if !p.Ready() || p.Stopping {
+		return p
+	}
+	stopping := *p
+	stopping.Stopping = true
+	if err := m.savePod(e, &stopping); err != nil {
+		logger(p.ID).Warn("cannot record that the pod is being stopped", "err", err)
+		return p
+	}
+	return &stopping
 }
 
 func (m *Manager) recordStop(e *podEntry, p *Pod) error {

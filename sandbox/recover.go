@@ -105,7 +105,7 @@ func (m *Manager) loadPods() error {
 		}
 		m.cfg.Labels.Hold(p.Labels)
 		m.mu.Lock()
-		m.pods[id] = &podEntry{lock: newLock(), pod: p}
+		m.pods[id] = &podEntry{lock: newLock(), pod: p, stopping: p.Stopping}
 		m.podKeys[podKey(p.Config.Of)] = id
 		m.publishPod(nil, p)
 		m.mu.Unlock()
@@ -185,15 +185,23 @@ func (m *Manager) recoverPod(ctx context.Context, e *podEntry, kept map[string]k
 	switch _, held := kept[p.ID]; {
 	case p.ReadyAt.IsZero():
 		err = m.RemovePod(ctx, p.ID)
+	case p.Stopping && p.StoppedAt.IsZero():
+		go m.stopOn(ctx, p.ID) // which may hang, and keeps nobody from serving
 	case p.StoppedAt.IsZero() && (!held || p.BootID != m.cfg.BootID):
 		if err = m.readoptPod(ctx, p); err != nil {
 			err = m.lostPod(ctx, e, p, err)
 		}
-	case e.stopping:
-		err = m.StopPod(ctx, p.ID)
 	}
 	if err != nil {
 		logger(p.ID).Error("cannot recover pod", "err", err)
+	}
+}
+
+// stopOn goes on with a stop that an earlier daemon began. Until it is done the pod
+// takes no containers.
+func (m *Manager) stopOn(ctx context.Context, id string) {
+	if err := m.StopPod(ctx, id); err != nil {
+		logger(id).Error("cannot stop the pod that was being stopped", "err", err)
 	}
 }
 

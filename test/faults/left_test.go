@@ -39,3 +39,27 @@ func TestStartIsLeft(t *testing.T) {
 		c.WaitOutput("ready")
 	}
 }
+
+// TestHalfStopped: a pod that was being stopped when the daemon was killed has no
+// network any more. The next daemon goes on with that, and starts nothing in it.
+func TestHalfStopped(t *testing.T) {
+	l := newLife(t)
+	for _, point := range []string{"stop pod: record", "pod: undo pin network namespace"} {
+		pod := l.RunPod()
+		c := pod.Run("c", l.image, []string{"/bin/workload", "sleep-forever"})
+		l.arm(point, "kill")
+		if _, err := l.Runtime.StopPodSandbox(l.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.ID}); err == nil {
+			t.Fatalf("%s: the daemon was not killed", point)
+		}
+		l.revive()
+		if _, err := pod.TryCreate(pod.ContainerConfig("d", l.image, []string{"/bin/workload", "sleep-forever"})); err == nil {
+			t.Errorf("%s: the pod takes another container", point)
+		}
+		l.Wait(point+": the pod to be stopped", func() bool { return pod.Status().State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY })
+		if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+			t.Errorf("%s: its container is %v", point, s.State)
+		}
+		pod.Stop()
+		pod.Remove()
+	}
+}
