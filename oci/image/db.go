@@ -145,10 +145,13 @@ func isShort(path string) bool {
 	return err == nil && info.Size() < 2*int64(os.Getpagesize())
 }
 
-// prepare makes the buckets where they are missing, checks the version and reads
-// every page. Of a database that is as it should be it writes nothing: a start
+// prepare reads every page, makes the buckets where they are missing and checks the
+// version. Of a database that is as it should be it writes nothing: a start
 // does not wait for the disk.
 func (d *database) prepare() error {
+	if err := d.check(); err != nil {
+		return err
+	}
 	complete := false
 	err := d.bolt.View(func(tx *bbolt.Tx) (err error) {
 		complete, err = isComplete(tx)
@@ -157,15 +160,24 @@ func (d *database) prepare() error {
 	if err == nil && !complete {
 		err = d.bolt.Update(makeBuckets)
 	}
+	return err
+}
+
+// check reads every page. Nobody else writes: the file is locked.
+func (d *database) check() error {
+	f, err := os.Open(d.path)
 	if err != nil {
 		return err
 	}
-	return d.bolt.View(func(tx *bbolt.Tx) error {
-		for err := range tx.Check() {
-			return fmt.Errorf("%w: %w", errBroken, err)
-		}
-		return nil
-	})
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := checkPages(f, d.bolt.Info(), info.Size()); err != nil {
+		return fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return nil
 }
 
 // isComplete tells whether everything that makeBuckets makes is there.

@@ -194,53 +194,6 @@ func TestOpenTwice(t *testing.T) {
 	}
 }
 
-// TestBrokenDatabase: whatever is in the file, the service starts, and layers
-// are used again.
-func TestBrokenDatabase(t *testing.T) {
-	for name, damage := range map[string]func(data []byte) []byte{
-		"garbage": func(data []byte) []byte { return noise(len(data)) },
-		"short":   func([]byte) []byte { return []byte("short") },
-		"cut":     func(data []byte) []byte { return data[:2*os.Getpagesize()] },
-		"no meta": func(data []byte) []byte { clear(data[:2*os.Getpagesize()]); return data },
-		"pages": func(data []byte) []byte {
-			for i := 2 * os.Getpagesize(); i < len(data); i++ {
-				data[i] ^= 0xa5
-			}
-			return data
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
-			built := simple("x")
-			l.reg.Push("app", "1", built)
-			img := l.pull(t, "app:1")
-			l.reopen(t, func(root string) {
-				file := filepath.Join(root, databaseFile)
-				data, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(file, damage(data), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if len(l.List()) != 0 || !strings.Contains(l.log.String(), "image database cannot be read") {
-				t.Errorf("list %v, log %s", l.List(), l.log)
-			}
-			if again := l.pull(t, "app:1"); !reflect.DeepEqual(img, again) {
-				t.Errorf("%+v", again)
-			}
-			if n := len(l.reg.Requests(built.Manifest.Layers[0].Digest.String())); n != 1 {
-				t.Errorf("the layer was downloaded %d times", n)
-			}
-			l.reopen(t, func(string) {})
-			if len(l.List()) != 1 {
-				t.Error("the new database does not last")
-			}
-		})
-	}
-}
-
 // TestEmptyDatabase: a file of no length, as a power cut leaves it, is a new one.
 func TestEmptyDatabase(t *testing.T) {
 	l := newLab(t)
