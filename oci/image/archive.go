@@ -36,14 +36,11 @@ type archive interface {
 type directoryArchive struct{ *os.Root }
 
 func (d directoryArchive) open(name string, offset int64) (io.ReadCloser, int64, error) {
-	f, err := d.Open(name)
+	f, err := d.OpenFile(name, readOnly, 0)
 	if err != nil {
 		return nil, 0, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", name)
-	}
+	info, err := regular(f)
 	if err == nil && offset > 0 {
 		_, err = f.Seek(offset, io.SeekStart)
 	}
@@ -51,6 +48,17 @@ func (d directoryArchive) open(name string, offset int64) (io.ReadCloser, int64,
 		return nil, 0, errors.Join(err, f.Close())
 	}
 	return f, info.Size(), nil
+}
+
+// readOnly does not wait for the other end of a FIFO.
+const readOnly = os.O_RDONLY | unix.O_NONBLOCK
+
+func regular(f *os.File) (fs.FileInfo, error) {
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", f.Name())
+	}
+	return info, err
 }
 
 // tarArchive is a tar file that is read where its entries are.
@@ -167,9 +175,12 @@ func openArchive(file string) (*archiveSource, error) {
 		}
 		return newArchiveSource(directoryArchive{root}), nil
 	}
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, readOnly, 0)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := regular(f); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return openTar(f)
 }

@@ -12,6 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-box/cri-box/oci/image/imagetest"
 )
@@ -120,6 +123,29 @@ func TestImportErrors(t *testing.T) {
 	}
 	if len(l.List()) != 0 {
 		t.Errorf("list %v", l.List())
+	}
+}
+
+// TestImportOfPipes: nobody waits for what a pipe's other end writes.
+func TestImportOfPipes(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "index.json")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe} {
+		done := make(chan error, 1)
+		go func() {
+			_, err := l.Import(t.Context(), path, ImportOptions{})
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			wantError(t, err, "no regular file")
+		case <-time.After(10 * time.Second):
+			t.Fatalf("import of %s waits", path)
+		}
 	}
 }
 
