@@ -82,8 +82,14 @@ func (a *Auth) secrets() []string {
 		return nil
 	}
 	all := []string{a.Password, a.Auth, a.IdentityToken, a.RegistryToken}
+	pairs := [][2]string{{a.Username, a.Password}, {"", a.IdentityToken}}
 	if user, password, err := decodeAuth(a.Auth); err == nil {
-		all = append(all, password, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+		all, pairs = append(all, password), append(pairs, [2]string{user, password})
+	}
+	for _, p := range pairs {
+		if p[1] != "" { // as a request has it
+			all = append(all, base64.StdEncoding.EncodeToString([]byte(p[0]+":"+p[1])))
+		}
 	}
 	var out []string
 	for _, s := range all {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,7 +116,8 @@ func TestNoSecretInErrors(t *testing.T) {
 						t.Error("it worked")
 					}
 					text := fmt.Sprintf("%v %+v %#v %s %v %+v %#v %s", err, err, err, l.log, auth, *auth, *auth, auth)
-					for _, secret := range append(auth.secrets(), "canary") {
+					coded := base64.StdEncoding.EncodeToString([]byte("user:" + canaryPassword)) // as a registry gets it
+					for _, secret := range append(auth.secrets(), "canary", coded) {
 						if strings.Contains(text, secret) {
 							t.Errorf("%q is in %s", secret, text)
 						}
@@ -177,6 +179,28 @@ func TestOneHostOnly(t *testing.T) {
 		if err := token.Authorize(t.Context(), req); err != nil || (req.Header.Get("Authorization") != "") != want {
 			t.Errorf("token to %s: %v, %v", asked, req.Header, err)
 		}
+	}
+}
+
+// TestTokenServerRedirects: a token server gets the password in a request's body, which
+// a redirect does not take elsewhere.
+func TestTokenServerRedirects(t *testing.T) {
+	l := newLab(t)
+	asked, thief := "", httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s with %q", r.Method, r.FormValue("password"))
+	}))
+	defer thief.Close()
+	tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.FormValue("password")
+		http.Redirect(w, r, thief.URL, http.StatusTemporaryRedirect)
+	}))
+	defer tokens.Close()
+	l.reg.Break(imagetest.Fault{BeforeAuth: true, Status: http.StatusUnauthorized,
+		Header: http.Header{"Www-Authenticate": {fmt.Sprintf("Bearer realm=%q,service=x", tokens.URL)}}})
+	err := l.pullError(t, "app:1", &Auth{Username: "user", Password: canaryPassword})
+	wantError(t, err, "redirects a request that holds credentials")
+	if asked != canaryPassword {
+		t.Errorf("the token server was told %q", asked)
 	}
 }
 

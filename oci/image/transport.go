@@ -147,6 +147,9 @@ func redirectPolicy(private http.Header) func(*http.Request, []*http.Request) er
 		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" && !isLoopback(via[0].URL) {
 			return errors.New("registry redirects from https to http")
 		}
+		if req.Body != nil { // what a token server gets: the password is in it
+			return errors.New("token server redirects a request that holds credentials to another host")
+		}
 		for _, name := range []string{"Authorization", "Cookie", "Referer"} {
 			req.Header.Del(name)
 		}
