@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +81,41 @@ func TestContainer(t *testing.T) {
 			t.Errorf("mount %q is missing in %q", want, mounts)
 		}
 	}
+}
+
+// TestAffinity: the CPUs that the daemon is kept on, as by systemd's CPUAffinity, are
+// not the container's.
+func TestAffinity(t *testing.T) {
+	runtime.LockOSThread() // what it starts inherits its CPUs
+	defer runtime.UnlockOSThread()
+	var before, every, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &before)
+	every.Fill()
+	if err := unix.SchedSetaffinity(0, &every); err != nil {
+		t.Fatal(err)
+	}
+	want := affinity(t)
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t)
+	equal(t, "CPUs", s.spawn(compile(t, s.container())).probe(s).Sched.Affinity, want)
+}
+
+// affinity is the list of the CPUs that the calling thread may run on.
+func affinity(t *testing.T) string {
+	b := must[[]byte](t)(os.ReadFile("/proc/thread-self/status"))
+	_, rest, _ := strings.Cut(string(b), "Cpus_allowed_list:\t")
+	list, _, _ := strings.Cut(rest, "\n")
+	return list
 }
 
 // profile allows all but some calls; those answer ENOTTY.

@@ -1,6 +1,7 @@
 package program
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -215,9 +216,15 @@ var ioClasses = map[specs.IOPriorityClass]int{
 	specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
 }
 
+// maxCPUs is more than a kernel has (CONFIG_NR_CPUS), which passes over the rest.
+const maxCPUs = 8192
+
 // scheduling sets what the spec says, else the kernel's defaults: what the daemon
 // was started with is not the container's.
 func (s *starter) scheduling() {
+	// After the cgroups: the kernel takes those of the cpuset out of these.
+	s.call("run on every CPU of the cpuset", "sched_setaffinity", Int(0), Int(maxCPUs/8),
+		s.Bytes(bytes.Repeat([]byte{0xff}, maxCPUs/8), "{all}"))
 	if s.process.Scheduler == nil {
 		s.call("set the scheduler", "sched_setattr", Int(0), s.words("{SCHED_OTHER, nice 0}", 48, 0, 0, 0, 0, 0), Int(0)).
 			Tolerate = errnos(unix.EPERM)
