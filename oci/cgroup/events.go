@@ -47,6 +47,9 @@ func (s *System) waitEmpty(ctx context.Context, cgroupPath string) error {
 // (cgroup-v2.rst); Go's poller waits for the edge.
 func waitEvent(ctx context.Context, dir *os.File, key string, want uint64) error {
 	f, err := openFile(int(dir.Fd()), "cgroup.events", unix.O_RDONLY|unix.O_NONBLOCK)
+	if gone(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
