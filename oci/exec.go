@@ -182,10 +182,7 @@ const killBound = 10 * time.Second
 // Kill ends all that the command started, and waits until it is gone.
 func (s *Session) Kill() error {
 	if s.dir == nil {
-		if err := unix.Kill(s.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("cannot kill command: %w", err)
-		}
-		return nil
+		return s.killFirst()
 	}
 	fd, err := unix.Openat(int(s.dir.Fd()), s.name+"/cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -198,6 +195,19 @@ func (s *Session) Kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killBound)
 	defer cancel()
 	return s.groups.WaitEmpty(ctx, s.path)
+}
+
+// killFirst ends the command's first process alone: on v1 it has no group of its own.
+func (s *Session) killFirst() error {
+	f, err := s.pidfd()
+	if err != nil {
+		return nil // it has ended
+	}
+	defer f.Close()
+	if err := unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot kill command: %w", err)
+	}
+	return nil
 }
 
 // pidfdGroup is PIDFD_SIGNAL_PROCESS_GROUP (linux/pidfd.h).
