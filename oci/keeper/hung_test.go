@@ -171,3 +171,25 @@ func drain(fd int) error {
 		}
 	}
 }
+
+// TestHungOpener: a detached program that hangs, as on a dead volume, does not stay
+// for ever: every try to make its container would add one.
+func TestHungOpener(t *testing.T) {
+	f := start(t)
+	never := filepath.Join(f.dir, "never")
+	if err := unix.Mkfifo(never, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := program.New("opener of a dead volume")
+	p.Fork, p.Detached = true, true
+	p.Add(program.Op{Nr: unix.SYS_RT_SIGPROCMASK, Why: "unblock signals", Args: [6]program.Arg{program.Int(unix.SIG_SETMASK), p.Bytes(make([]byte, 8), "{}"), program.Null(), program.Int(8)}})
+	p.Add(program.Op{Nr: unix.SYS_OPENAT, Why: "open " + never, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(never), program.Int(unix.O_RDONLY)}})
+	before := len(f.spawners())
+	if _, _, err := f.spawn(context.Background(), &message{Verb: verbSpawn, Item: &Item{}}, Spawn{Program: p, Timeout: time.Second}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.spawners()) == before {
+		t.Error("the opener does not hang")
+	}
+	f.until("its end", func() bool { return len(f.spawners()) == before })
+}

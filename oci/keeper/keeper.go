@@ -223,7 +223,7 @@ func (k *keeper) spawn(fd, session int, m *message, fds []int) {
 	if err != nil || res.Errno != 0 || m.Detached || res.pidfd < 0 {
 		closeAll(kept)
 		if res.pidfd >= 0 {
-			k.reapLater(res)
+			k.reapLater(res, 2*m.bound()) // a detached one: longer than its answers are waited for
 		}
 		reply := &message{Result: &res.spawnResult}
 		if err != nil {
@@ -265,7 +265,7 @@ func (k *keeper) forsake(res spawned, kept []int) {
 	if err := unix.PidfdSendSignal(res.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		fmt.Fprintf(os.Stderr, "keeper: cannot end process %d, whose daemon is gone: %v\n", res.PID, err)
 	}
-	k.reapLater(res)
+	k.reapLater(res, spawnBound)
 }
 
 var errForged = errors.New("the process that was reported is not the one that was made")
@@ -291,12 +291,16 @@ func (k *keeper) newChild(res spawned) bool {
 // spawnBound is how long a program may take that was given no time.
 const spawnBound = 30 * time.Second
 
-func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
-	timeout := time.Duration(m.Timeout) * time.Millisecond
-	if timeout <= 0 {
-		timeout = spawnBound
+// bound is how long a spawn's program may take.
+func (m *message) bound() time.Duration {
+	if m.Timeout <= 0 {
+		return spawnBound
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	return time.Duration(m.Timeout) * time.Millisecond
+}
+
+func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), m.bound())
 	defer cancel()
 	var st unix.Stat_t
 	if err := unix.Fstat(fds[0], &st); err != nil {
@@ -305,8 +309,9 @@ func (k *keeper) runProgram(m *message, fds []int) (spawned, error) {
 	return k.pool.run(ctx, int(st.Size), fds)
 }
 
-// reapLater reaps a child that nobody asks for: it failed, or it is an opener.
-func (k *keeper) reapLater(res spawned) {
+// reapLater reaps a child that nobody asks for: it failed, or it is an opener. One
+// that hangs is killed after bound: a dead volume is tried again and again.
+func (k *keeper) reapLater(res spawned, bound time.Duration) {
 	w, err := newWaiter(res.pidfd, res.PID)
 	if err != nil {
 		return
@@ -315,7 +320,9 @@ func (k *keeper) reapLater(res spawned) {
 	k.strays[w] = true
 	k.mu.Unlock()
 	go func() {
+		late := time.AfterFunc(bound, w.kill)
 		w.wait()
+		late.Stop()
 		// An upgrade that has this one in its list finds its descriptor open.
 		k.ends.RLock()
 		defer k.ends.RUnlock()

@@ -107,6 +107,11 @@ func (w *waiter) gone() (yes bool) {
 	return err == nil && yes
 }
 
+// kill ends the process, unless it has ended or the waiter is closed.
+func (w *waiter) kill() {
+	w.raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+}
+
 func (w *waiter) reap(status *syscall.WaitStatus) (err error) {
 	ctl := w.raw.Control(func(fd uintptr) {
 		var info siginfoChild

@@ -305,7 +305,7 @@ func (k *keeper) hello() *message {
 func (k *keeper) resume(state *handover) (end bool) {
 	for _, s := range state.Strays {
 		unix.CloseOnExec(s.PidFD)
-		k.reapLater(spawned{spawnResult: spawnResult{PID: s.PID}, pidfd: s.PidFD})
+		k.reapLater(spawned{spawnResult: spawnResult{PID: s.PID}, pidfd: s.PidFD}, 2*spawnBound)
 	}
 	for _, i := range state.Items {
 		if err := k.resumeItem(i); err != nil {
