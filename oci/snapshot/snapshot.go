@@ -35,6 +35,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -224,6 +225,7 @@ type Staged struct {
 	diffID digest.Digest
 	dir    string // "" when the layer was there already
 	info   Info
+	failed int // syncs before it was written
 }
 
 // Write unpacks an uncompressed tar archive as the layer diffID. r is read to
@@ -237,6 +239,7 @@ func (s *Store) Write(ctx context.Context, diffID digest.Digest, r io.Reader, li
 	if info, ok := s.Info(diffID); ok {
 		return &Staged{store: s, diffID: diffID, info: info}, nil
 	}
+	failed := s.syncs.failures()
 	dir, err := os.MkdirTemp(filepath.Join(s.dir, incomingDir), "")
 	if err != nil {
 		return nil, fmt.Errorf("cannot make directory for layer %s: %w", diffID, err)
@@ -245,7 +248,7 @@ func (s *Store) Write(ctx context.Context, diffID digest.Digest, r io.Reader, li
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot unpack layer %s: %w", diffID, err), os.RemoveAll(dir))
 	}
-	return &Staged{s, diffID, dir, info}, nil
+	return &Staged{s, diffID, dir, info, failed}, nil
 }
 
 // Discard deletes what was written.
@@ -265,6 +268,9 @@ func (l *Staged) Commit(ctx context.Context) (Info, error) {
 	defer os.RemoveAll(l.dir)
 	if err := l.store.syncs.wait(ctx); err != nil {
 		return Info{}, fmt.Errorf("cannot sync layer %s: %w", l.diffID, err)
+	}
+	if l.store.syncs.failures() != l.failed {
+		return Info{}, fmt.Errorf("cannot sync layer %s: the disk could not write something of it or beside it: %w", l.diffID, unix.EIO)
 	}
 	if err := writeRecord(l.dir, record{recordVersion, l.diffID, l.info}); err != nil {
 		return Info{}, fmt.Errorf("cannot record layer %s: %w", l.diffID, err)

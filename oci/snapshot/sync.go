@@ -17,6 +17,7 @@ type groupSync struct {
 	dir *os.File
 
 	mu      sync.Mutex // guards what follows
+	failed  int        // syncs that failed
 	running bool
 	next    *syncRound // not started yet; nil when nobody waits
 }
@@ -48,6 +49,15 @@ func (g *groupSync) wait(ctx context.Context) error {
 	}
 }
 
+// failures counts the syncs that failed. The kernel tells of data that it could not
+// write once, to whoever syncs first: what was being written when the count rose is
+// not whole, whatever a later sync says.
+func (g *groupSync) failures() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failed
+}
+
 func (g *groupSync) join() *syncRound {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -72,7 +82,11 @@ func (g *groupSync) run() {
 		if round == nil {
 			return
 		}
-		round.err = unix.Syncfs(int(g.dir.Fd()))
+		if round.err = unix.Syncfs(int(g.dir.Fd())); round.err != nil {
+			g.mu.Lock()
+			g.failed++
+			g.mu.Unlock()
+		}
 		close(round.done)
 	}
 }
