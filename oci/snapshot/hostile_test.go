@@ -3,6 +3,8 @@ package snapshot
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -125,8 +127,10 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-func TestSparse(t *testing.T) {
-	// GNU sparse 1.0: the content begins with a map; one MiB with four bytes at 512 KiB.
+// sparseArchive has one file of a size, which is a hole but for four bytes at 512 KiB.
+func sparseArchive(t *testing.T, size string) []byte {
+	t.Helper()
+	// GNU sparse 1.0: the content begins with a map.
 	sparseMap := "1\n524288\n4\n"
 	body := sparseMap + strings.Repeat("\x00", 512-len(sparseMap)) + "data"
 	e := entry{tar.Header{Typeflag: tar.TypeReg, Name: "GNUSparseFile.0/s", Mode: 0o644, Size: int64(len(body))}, body}
@@ -135,7 +139,7 @@ func TestSparse(t *testing.T) {
 	hdr := e.Header
 	hdr.Format = tar.FormatPAX
 	hdr.ModTime = time.Unix(1, 0)
-	hdr.PAXRecords = map[string]string{"VENDOR.major": "1", "VENDOR.minor": "0", "VENDOR.rrname": "s", "VENDOR.realsize": "1048576"}
+	hdr.PAXRecords = map[string]string{"VENDOR.major": "1", "VENDOR.minor": "0", "VENDOR.rrname": "s", "VENDOR.realsize": size}
 	if err := w.WriteHeader(&hdr); err != nil {
 		t.Fatal(err)
 	}
@@ -148,9 +152,14 @@ func TestSparse(t *testing.T) {
 	// archive/tar writes no sparse files: put the real keys in, of the same length.
 	data := buf.Bytes()
 	for from, to := range map[string]string{"VENDOR.major=1": "GNU.sparse.major=1", "VENDOR.minor=0": "GNU.sparse.minor=0",
-		"VENDOR.rrname=s": "GNU.sparse.name=s", "VENDOR.realsize=1048576": "GNU.sparse.realsize=1048576"} {
+		"VENDOR.rrname=s": "GNU.sparse.name=s", "VENDOR.realsize=" + size: "GNU.sparse.realsize=" + size} {
 		data = replaceRecord(t, data, from, to)
 	}
+	return data
+}
+
+func TestSparse(t *testing.T) {
+	data := sparseArchive(t, "1048576")
 	s := openStore(t)
 	info, err := s.Unpack(t.Context(), digest.FromBytes(data), bytes.NewReader(data), Limits{})
 	if err != nil {
@@ -170,6 +179,17 @@ func TestSparse(t *testing.T) {
 	_, err = openStore(t).Unpack(t.Context(), digest.FromBytes(data), bytes.NewReader(data), Limits{Bytes: 1 << 19})
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("a sparse file larger than the limit: %v", err)
+	}
+}
+
+// TestCancelledHole: a hole takes no bytes of the archive, and much time all the same.
+func TestCancelledHole(t *testing.T) {
+	data := sparseArchive(t, "107374182400")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := openStore(t).Write(ctx, digest.FromBytes(data), bytes.NewReader(data), Limits{})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it was written to its end: %v", err)
 	}
 }
 

@@ -96,6 +96,20 @@ func (h *hashReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// contextReader ends with ctx also where the reader behind has nothing to wait for: in
+// a hole.
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.Reader.Read(p)
+}
+
 func unpackEntries(ctx context.Context, t *tree, tr *tar.Reader) error {
 	for {
 		hdr, err := tr.Next()
@@ -108,7 +122,7 @@ func unpackEntries(ctx context.Context, t *tree, tr *tar.Reader) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := unpackEntry(t, hdr, tr); err != nil {
+		if err := unpackEntry(t, hdr, contextReader{ctx, tr}); err != nil {
 			return fmt.Errorf("entry %.200q: %w", hdr.Name, err)
 		}
 	}
