@@ -110,13 +110,19 @@ func (d *daemon) startMetrics(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve metrics ([metrics] address = %q): %w", address, err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", d.metrics.Handler())
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	server := metricsServer(d.metrics.Handler())
 	context.AfterFunc(ctx, func() { server.Close() })
 	go server.Serve(listener)
 	slog.Info("metrics", "address", listener.Addr().String())
 	return nil
+}
+
+// metricsServer serves whoever reaches its address: nobody holds a connection by
+// leaving a request half sent, an answer unread, or by being silent.
+func metricsServer(metrics http.Handler) *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	return &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 }
 
 // handleProfiles serves net/http/pprof: on the daemon's own socket only, since a

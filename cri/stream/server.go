@@ -27,7 +27,8 @@ import (
 const (
 	tokenLife = time.Minute
 	maxOffers = 1000
-	// headerBound is how long a client may take to say what it wants.
+	// headerBound is how long a client may take to say what it wants, and who has no
+	// token to be told that it may not.
 	headerBound = 10 * time.Second
 	maxHeader   = 64 << 10
 )
@@ -61,7 +62,7 @@ func Listen() (*Server, error) {
 		return nil, fmt.Errorf("cannot listen for streams: %w", err)
 	}
 	s := &Server{listener: l, offers: map[string]*offer{}}
-	s.http = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: headerBound, IdleTimeout: headerBound,
+	s.http = &http.Server{Handler: http.HandlerFunc(s.serve), ReadTimeout: headerBound, WriteTimeout: headerBound, IdleTimeout: headerBound,
 		MaxHeaderBytes: maxHeader, ConnContext: withConn, ConnState: noteUpgrade,
 		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)}
 	go s.http.Serve(clientListener{l})
@@ -109,6 +110,7 @@ func (s *Server) take(path string) *offer {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	o := s.take(r.URL.Path)
 	if o == nil {
+		w.Header().Set("Connection", "close")
 		http.Error(w, "no such stream: a URL works once, within a minute", http.StatusNotFound)
 		return
 	}
