@@ -7,6 +7,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // filters caches compiled seccomp filters, which containers of one shape share,
@@ -57,7 +58,7 @@ func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	if ok {
 		return cached.filter, nil
 	}
-	filter, err := program.CompileSeccomp(s, runtime.GOARCH)
+	filter, err := program.CompileSeccomp(s, runtime.GOARCH, absentABIs()...)
 	if err != nil {
 		return program.Filter{}, err
 	}
@@ -69,6 +70,16 @@ func (f *filters) compile(s *specs.LinuxSeccomp) (program.Filter, error) {
 	f.byKey[string(key)] = compiled{filter, s}
 	return filter, nil
 }
+
+// absentABIs are those that default profiles list and this kernel does not have: most
+// are built without x32, or need syscall.x32=y for it. No filter of ours comes before.
+var absentABIs = sync.OnceValue(func() []specs.Arch {
+	const x32 = 0x40000000
+	if _, _, errno := unix.RawSyscall(x32|unix.SYS_GETPID, 0, 0, 0); errno == unix.ENOSYS {
+		return []specs.Arch{specs.ArchX32}
+	}
+	return nil
+})
 
 // filterKey is all of a profile's content, in a form that is quick to write: it
 // is made for every start and every exec. Strings end with a NUL, which none has.

@@ -85,18 +85,21 @@ type rule struct {
 // libraries fall back to what the profile knows. The machine's own ABI is always
 // among those filtered; a call by an ABI that the profile does not list kills
 // the process. SCMP_ACT_NOTIFY is an error: nothing here listens.
-func CompileSeccomp(s *specs.LinuxSeccomp, arch string) (Filter, error) {
+//
+// ABIs that the kernel does not have, absent, are not worth their instructions, which
+// the kernel translates for each process: their calls get what it would say, ENOSYS.
+func CompileSeccomp(s *specs.LinuxSeccomp, arch string, absent ...specs.Arch) (Filter, error) {
 	if s == nil {
 		return Filter{}, nil
 	}
-	f, err := compileSeccomp(s, arch)
+	f, err := compileSeccomp(s, arch, absent)
 	if err != nil {
 		return Filter{}, fmt.Errorf("cannot compile seccomp profile: %w", err)
 	}
 	return f, nil
 }
 
-func compileSeccomp(s *specs.LinuxSeccomp, arch string) (Filter, error) {
+func compileSeccomp(s *specs.LinuxSeccomp, arch string, absent []specs.Arch) (Filter, error) {
 	if machineABIs[arch] == nil {
 		return Filter{}, fmt.Errorf("architecture %q is neither amd64 nor arm64", arch)
 	}
@@ -110,7 +113,12 @@ func compileSeccomp(s *specs.LinuxSeccomp, arch string) (Filter, error) {
 	}
 	var a assembler
 	blocks := map[string]label{}
+	missing := listed(absent, arch)[1:]
 	for _, abi := range listed(s.Architectures, arch) {
+		if slices.Contains(missing, abi) {
+			blocks[abi] = a.ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
+			continue
+		}
 		rules, last, err := rulesOf(s, abi, defaultAction)
 		if err != nil {
 			return Filter{}, err

@@ -231,6 +231,28 @@ func TestSeccompDefault(t *testing.T) {
 	}
 }
 
+// TestSeccompAbsentABI: what the kernel does not have answers as it would, and costs
+// nothing; others are as they were.
+func TestSeccompAbsentABI(t *testing.T) {
+	s := defaultProfile(t)
+	s.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+	all := must[Filter](t)(CompileSeccomp(s, "amd64"))
+	f := must[Filter](t)(CompileSeccomp(s, "amd64", specs.ArchX32))
+	t.Logf("%d instructions, %d without x32", all.Len(), f.Len())
+	if f.Len() > all.Len()*3/4 {
+		t.Errorf("%d instructions, %d without x32", all.Len(), f.Len())
+	}
+	nosys := uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.ENOSYS)
+	for nr := range 1000 {
+		for _, abi := range []uint32{unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386} {
+			if got, want := f.run(callData(abi, nr, [6]uint64{})), all.run(callData(abi, nr, [6]uint64{})); got != want {
+				t.Errorf("call %d of %#x: %#x, want %#x", nr, abi, got, want)
+			}
+		}
+		equal(t, "x32", f.run(callData(unix.AUDIT_ARCH_X86_64, x32Bit|nr, [6]uint64{})), nosys)
+	}
+}
+
 // TestSeccompMultiplex forbids connect on i386 also by socketcall.
 func TestSeccompMultiplex(t *testing.T) {
 	s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86},
