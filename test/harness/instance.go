@@ -260,7 +260,8 @@ func (i *Instance) dial() {
 // within milliseconds where serve is not up yet.
 func (i *Instance) Dial() *grpc.ClientConn {
 	conn := i.connect(grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1, MaxDelay: 2 * time.Millisecond}}))
+		MinConnectTimeout: readyTimeout, // else that is the backoff's too, which a slow machine exceeds
+		Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1, MaxDelay: 2 * time.Millisecond}}))
 	i.T.Cleanup(func() { conn.Close() })
 	return conn
 }
