@@ -55,7 +55,7 @@ func (m *Manager) beginStop(ctx context.Context, e *containerEntry, c *Container
 		if err := m.signal(c, unix.Signal(c.Stop.Number)); err != nil {
 			return err
 		}
-		e.timer = time.AfterFunc(grace, func() { m.killLate(c) })
+		e.timer = time.AfterFunc(grace, func() { m.killLate(e, c) })
 	case deadline.Before(e.deadline):
 		e.timer.Reset(grace)
 	default:
@@ -70,11 +70,15 @@ func (m *Manager) kill(ctx context.Context, c *Container) error {
 	return m.cfg.Cgroups.Kill(ctx, c.ID, m.cgroupOf(c))
 }
 
-func (m *Manager) killLate(c *Container) {
+// killLate kills after the grace. Where it cannot, the next stop begins anew.
+func (m *Manager) killLate(e *containerEntry, c *Container) {
 	ctx, cancel := context.WithTimeout(context.Background(), killWait)
 	defer cancel()
 	if err := m.kill(ctx, c); err != nil {
 		logger(c.ID).Error("cannot kill container after its grace", "err", err)
+		e.stopMu.Lock()
+		defer e.stopMu.Unlock()
+		e.deadline = time.Time{}
 	}
 }
 

@@ -140,15 +140,19 @@ func (m *Manager) runPod(ctx context.Context, c *runtimeapi.PodSandboxConfig) (s
 	return p.ID, nil
 }
 
+// forgetPod is safe for a pod that somebody else has forgotten already: its labels
+// may be another's by now.
 func (m *Manager) forgetPod(p *Pod) {
 	defer m.forgetUse(oci.InitID(p.ID))
 	defer m.forgetUse(p.ID)
-	defer m.cfg.Labels.Drop(p.Labels)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.pods[p.ID]; e != nil {
-		m.publishPod(e.pod, nil)
+	e := m.pods[p.ID]
+	if e == nil {
+		return
 	}
+	m.publishPod(e.pod, nil)
+	m.cfg.Labels.Drop(p.Labels)
 	delete(m.pods, p.ID)
 	if key := podKey(p.Config.Of); m.podKeys[key] == p.ID {
 		delete(m.podKeys, key)
@@ -367,11 +371,24 @@ func ports(mappings []*runtimeapi.PortMapping) ([]network.PortMapping, error) {
 }
 
 // publish makes the pod ready, unless it was stopped on its way up.
-func (u *podUp) publish(context.Context) error {
+func (u *podUp) publish(ctx context.Context) error {
+	if err := u.entry.lock.acquire(ctx); err != nil {
+		return err
+	}
+	defer u.entry.lock.release()
+	if u.stopped() {
+		return fmt.Errorf("it was stopped on its way up: %w", ErrState)
+	}
 	if err := u.writeHosts(); err != nil {
 		return err
 	}
 	u.pod.ReadyAt = time.Now()
 	p := u.pod
 	return u.savePod(u.entry, &p)
+}
+
+func (u *podUp) stopped() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.entry.stopping
 }

@@ -1,0 +1,130 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cri-box/cri-box/oci/label"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// killing is groups of which the first kill fails.
+type killing struct {
+	Cgroups
+	kills  atomic.Int32
+	killed func()
+}
+
+func (*killing) Forget(string) {}
+
+func (k *killing) Kill(context.Context, string, string) error {
+	if k.kills.Add(1) == 1 {
+		return errors.New("not this time")
+	}
+	k.killed()
+	return nil
+}
+
+// runningContainer puts a container that runs into a manager.
+func runningContainer(m *Manager) *containerEntry {
+	c := &Container{ID: newID(), PodID: newID(), Made: true, CreatedAt: time.Now(), StartedAt: time.Now(), PID: 1,
+		Config: Message[*runtimeapi.ContainerConfig]{&runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "c"}}}}
+	e := &containerEntry{lock: newLock(), ctr: c, exited: make(chan struct{})}
+	m.mu.Lock()
+	m.containers[c.ID] = e
+	m.publishContainer(nil, c)
+	m.mu.Unlock()
+	return e
+}
+
+// TestStopIsTriedAgain: where the kill after the grace failed, the next stop kills.
+func TestStopIsTriedAgain(t *testing.T) {
+	m := newTestManager(t, nil)
+	e := runningContainer(m)
+	k := &killing{killed: func() { m.ended(e) }}
+	m.cfg.Cgroups = k
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() { first <- m.StopContainer(ctx, e.ctr.ID, time.Millisecond) }()
+	for k.kills.Load() == 0 {
+		<-time.After(time.Millisecond)
+	}
+	cancel()
+	if err := <-first; err == nil {
+		t.Fatal("the first stop succeeded")
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := m.StopContainer(ctx, e.ctr.ID, 10*time.Millisecond); err != nil {
+		t.Errorf("after %d kills: %v", k.kills.Load(), err)
+	}
+}
+
+// TestRemovedTwice: of two who remove a pod at a time, the second does not give
+// back the labels that another pod has by now.
+func TestRemovedTwice(t *testing.T) {
+	m := newTestManager(t, nil)
+	pool := label.NewPool(label.Labels{Process: "system_u:system_r:container_t:s0", Mount: "system_u:object_r:container_file_t:s0"})
+	m.cfg.Labels = pool
+	level := label.Options{Level: "s0:c1,c2"}
+	config := nodePod("p")
+	config.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: level.Level}
+	id, err := m.RunPod(t.Context(), config, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.podEntry(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.lock <- struct{}{} // both come to this
+	done := make(chan error, 2)
+	for range 2 {
+		go func() { done <- m.RemovePod(t.Context(), id) }()
+	}
+	<-time.After(200 * time.Millisecond)
+	if _, err := pool.New(level); err != nil { // another pod's
+		t.Fatal(err)
+	}
+	e.lock.release()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	taken := reflect.ValueOf(pool).Elem().FieldByName("taken").MapIndex(reflect.ValueOf(level.Level))
+	if !taken.IsValid() {
+		t.Error("the level of a pod that is there is free")
+	}
+}
+
+// TestStoppedOnItsWayUp: a pod that is stopped while it is being made does not
+// become ready with half of it gone.
+func TestStoppedOnItsWayUp(t *testing.T) {
+	at, proceed := make(chan struct{}), make(chan struct{})
+	m := newTestManager(t, func(point string) error {
+		if point == "pod: publish" {
+			close(at)
+			<-proceed
+		}
+		return nil
+	})
+	up := make(chan error, 1)
+	go func() { _, err := m.RunPod(t.Context(), nodePod("p"), ""); up <- err }()
+	<-at
+	id := m.Accounts()[0].ID // as `cri-box why` tells it
+	if err := m.StopPod(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	close(proceed)
+	if err := <-up; !errors.Is(err, ErrState) {
+		t.Errorf("RunPod: %v", err)
+	}
+	if p, err := m.Pod(id); err == nil {
+		t.Errorf("it is there, ready: %v", p.Ready())
+	}
+}
