@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -83,8 +84,7 @@ func polled(fd uintptr, events int16) bool {
 // status finds the wait status: by reaping our child, else from the zombie that
 // another parent has, else from what the kernel keeps for pidfd holders (6.15).
 func (w *waiter) status() (syscall.WaitStatus, error) {
-	var status syscall.WaitStatus
-	err := w.reap(&status)
+	status, err := w.reap()
 	if err == nil || !errors.Is(err, unix.ECHILD) {
 		return status, err
 	}
@@ -112,22 +112,38 @@ func (w *waiter) kill() {
 	w.raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
 }
 
-func (w *waiter) reap(status *syscall.WaitStatus) (err error) {
-	ctl := w.raw.Control(func(fd uintptr) {
+// reap takes the wait status of our child. One that another process traces is that
+// one's to reap first, when it likes (wait_consider_task in kernel/exit.c): then the
+// status is the zombie's, which is reaped in the background. Between the two the
+// kernel wakes us again.
+func (w *waiter) reap() (status syscall.WaitStatus, err error) {
+	waits := w.raw.Read(func(fd uintptr) bool {
 		var info siginfoChild
-		for {
-			_, _, errno := syscall.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, fd, uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, 0, 0)
-			if errno == unix.EINTR {
-				continue
-			}
-			if errno != 0 {
-				err = errno
-			}
-			break
+		if info, err = waitid(fd, unix.WEXITED|unix.WNOHANG); err != nil || info.pid != 0 {
+			status = info.waitStatus()
+			return true
 		}
-		*status = info.waitStatus()
+		var zombie error
+		if status, zombie = w.zombieStatus(); zombie != nil {
+			return false
+		}
+		go reapPID(w.pid)
+		return true
 	})
-	return errors.Join(ctl, err)
+	return status, cmp.Or(err, waits)
+}
+
+func waitid(pidfd uintptr, options int) (info siginfoChild, err error) {
+	for {
+		_, _, errno := syscall.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, pidfd, uintptr(unsafe.Pointer(&info)), uintptr(options), 0, 0)
+		switch errno {
+		case 0:
+			return info, nil
+		case unix.EINTR:
+		default:
+			return info, errno
+		}
+	}
 }
 
 // siginfoChild is siginfo_t as waitid(2) fills it for SIGCHLD.

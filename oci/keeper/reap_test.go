@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -36,4 +37,24 @@ func TestGone(t *testing.T) {
 	if status, err := w.zombieStatus(); err == nil || !w.gone() {
 		t.Errorf("reaped: status %v, error %v, gone %t", status, err, w.gone())
 	}
+}
+
+// TestTracedProcess: a zombie that somebody traces is not its parent's to reap yet
+// (wait_consider_task in kernel/exit.c), and how it ended is known all the same.
+func TestTracedProcess(t *testing.T) {
+	f := start(t)
+	pid := f.run("c", "/bin/sleep", "60")
+	runtime.LockOSThread() // which is the tracer
+	defer runtime.UnlockOSThread()
+	if err := unix.PtraceSeize(pid); err != nil {
+		t.Fatal(err)
+	}
+	unix.Kill(pid, unix.SIGKILL)
+	if e := f.wait("c"); e.Code != 137 || e.Signal != 9 || e.Unknown != "" {
+		t.Errorf("exit %+v", e)
+	}
+	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+		t.Error(err)
+	}
+	f.until("the reaping", func() bool { return len(zombies(f.PID())) == 0 })
 }
