@@ -52,6 +52,10 @@ func (m *maker) openVolumes(ctx context.Context) (map[int]*os.File, error) {
 		}
 	}
 	files, err := m.openTrees(ctx, requests)
+	if files == nil { // the opener was not started
+		closeFrom(out, 0)
+		return nil, err
+	}
 	for k, f := range files[:sources] {
 		if f != nil {
 			out[index[k]] = f
@@ -114,7 +118,7 @@ func (r *Runtime) own(path string) bool {
 }
 
 // openTrees has an opener answer requests: a file for each, or an error that
-// names the path. The files that came are the caller's in any case.
+// names the path. The files that came are the caller's in any case; nil if none can.
 func (r *Runtime) openTrees(ctx context.Context, requests []program.TreeRequest) ([]*os.File, error) {
 	p, err := program.OpenTrees(runtime.GOARCH, requests)
 	if err != nil {
