@@ -25,14 +25,24 @@ func (in *ContainerInput) Made(i int) bool {
 	return false
 }
 
+// procFiles are those of procfs that another file may cover, as LXCFS's do. Below
+// others than these a mount could mislead who writes there (CVE-2019-19921).
+var procFiles = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo",
+	"/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/net/dev",
+	"/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+}
+
 // mounts makes the file tree. procfs comes last: while there is none, no path
 // leads through a magic link to another process's root.
 func (c *container) mounts() {
-	var proc []int
+	var proc, files []int
 	for i, m := range c.spec.Mounts {
 		switch dest := clean(m.Destination); {
 		case dest == "/":
 			c.fail("mount %d has the destination /, which is the root file system's", i)
+		case slices.Contains(procFiles, dest) && c.in.FileMounts[i]:
+			files = append(files, i)
 		case below(dest, "/proc"):
 			c.fail("mount %d has the destination %s: nothing can be mounted below /proc", i, plain(dest))
 		case dest == "/proc":
@@ -44,7 +54,7 @@ func (c *container) mounts() {
 	if c.spec.Process.Terminal {
 		c.console()
 	}
-	for _, i := range proc {
+	for _, i := range slices.Concat(proc, files) {
 		c.mount(i)
 	}
 	for _, p := range c.spec.Linux.ReadonlyPaths {
