@@ -193,3 +193,46 @@ func TestHungOpener(t *testing.T) {
 	}
 	f.until("its end", func() bool { return len(f.spawners()) == before })
 }
+
+// TestSpawnOfNobody: who asked for a process and went away before it was made leaves
+// none that nobody knows of, and can ask again.
+func TestSpawnOfNobody(t *testing.T) {
+	f := start(t)
+	gate := filepath.Join(f.dir, "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := program.New("late")
+	p.Add(program.Op{Nr: unix.SYS_RT_SIGPROCMASK, Why: "unblock signals", Args: [6]program.Arg{program.Int(unix.SIG_SETMASK), p.Bytes(make([]byte, 8), "{}"), program.Null(), program.Int(8)}})
+	p.Add(program.Op{Nr: unix.SYS_OPENAT, Why: "open " + gate, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(gate), program.Int(unix.O_RDONLY)}})
+	p.Add(program.Op{Nr: unix.SYS_EXECVE, Why: "sleep", Args: [6]program.Arg{p.Str("/bin/sleep"), p.Vec([]string{"sleep", "60"}, "argv"), p.Vec(nil, "env")}})
+	before := len(f.spawners())
+	ctx, cancel := context.WithCancel(context.Background())
+	made := make(chan error, 1)
+	go func() {
+		_, err := f.Spawn(ctx, Spawn{Item: Item{ID: "x", Kind: KindContainer}, Program: p})
+		made <- err
+	}()
+	f.until("the process", func() bool { return len(f.spawners()) > before })
+	cancel()
+	writer, err := os.OpenFile(gate, os.O_WRONLY, 0) // it goes on
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	if err := <-made; err == nil { // then it is the caller's
+		pidfd, err := f.FD("x", FDPid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0)
+		pidfd.Close()
+		f.wait("x")
+		f.Release(context.Background(), "x")
+	}
+	f.until("its end", func() bool { return len(alive(f.spawners())) == before })
+	f.run("x", "/bin/sh", "-c", "exit 6")
+	if e := f.wait("x"); e.Code != 6 {
+		t.Errorf("exit %+v", e)
+	}
+}

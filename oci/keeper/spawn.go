@@ -46,8 +46,10 @@ func (e *CallError) Error() string {
 func (e *CallError) Unwrap() error { return e.Errno }
 
 // Spawn makes a process and returns its pid. It is kept, and its end reported to
-// OnExit, unless the error is not nil.
+// OnExit, unless the error is not nil. It is not given up with ctx, or the keeper
+// would have a process that nobody knows of; Timeout bounds it.
 func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
+	ctx = context.WithoutCancel(ctx)
 	closeFDs := sync.OnceFunc(func() { // while the keeper works, for that takes a while too
 		for _, f := range s.FDs {
 			f.Close()
