@@ -120,11 +120,15 @@ func (k *keeper) list(fd int, m *message) {
 	k.mu.Unlock()
 	for _, h := range all {
 		k.mu.Lock()
+		if k.items[h.ID] != h { // an exec that ended meanwhile: its descriptors are closed
+			k.mu.Unlock()
+			continue
+		}
 		item := h.Item
 		item.Names = slices.Clone(h.Names)
 		var fds []int
 		for _, name := range item.Names {
-			fd, err := dup(h.fds[name]) // an exec may end and close its own meanwhile
+			fd, err := dup(h.fds[name])
 			if err != nil {
 				fmt.Fprintf(os.Stderr, "keeper: cannot list %s: %v\n", item.ID, err)
 			}
