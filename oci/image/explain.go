@@ -81,8 +81,9 @@ func explainHost(h docker.RegistryHost) Host {
 	}
 	if req, err := http.NewRequest(http.MethodGet, out.URL, nil); err == nil {
 		if proxy, err := t.Proxy(req); err == nil && proxy != nil {
-			proxy.User = nil
-			out.Proxy = proxy.String()
+			shown := *proxy // it is the process's own
+			shown.User = nil
+			out.Proxy = shown.String()
 		}
 	}
 	return out
