@@ -157,18 +157,24 @@ func (t fixedToken) AddResponses(context.Context, []*http.Response) error {
 }
 
 // tokenClient is the client for a registry's token server. The registry names
-// that server; it must not move credentials from TLS to plain HTTP.
+// that server: it must not move credentials from TLS to plain HTTP, nor have an answer
+// taken for a blob, which may be long, because of its address.
 func tokenClient(host docker.RegistryHost, client *http.Client) *http.Client {
-	if host.Scheme != "https" || docker.IsLocalhost(host.Host) {
-		return client
-	}
+	keepTLS := host.Scheme == "https" && !docker.IsLocalhost(host.Host)
 	c := *client
 	inner := c.Transport
 	c.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
-		if req.URL.Scheme != "https" {
+		if keepTLS && req.URL.Scheme != "https" {
 			return nil, fmt.Errorf("cannot ask token server %s: registry %s uses https, its token server must too", req.URL.Host, host.Host)
 		}
-		return inner.RoundTrip(req)
+		resp, err := inner.RoundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		if body, ok := resp.Body.(*watchedBody); ok {
+			body.left = maxSmallBody
+		}
+		return resp, nil
 	})
 	return &c
 }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -201,6 +202,29 @@ func TestTokenServerRedirects(t *testing.T) {
 	wantError(t, err, "redirects a request that holds credentials")
 	if asked != canaryPassword {
 		t.Errorf("the token server was told %q", asked)
+	}
+}
+
+// TestEndlessToken: a token is no blob, wherever a registry says that its token server
+// is, and whatever that answers with.
+func TestEndlessToken(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusMultipleChoices} {
+		l := newLab(t)
+		l.reg.Break(imagetest.Fault{BeforeAuth: true, Path: "/v2/", Status: http.StatusUnauthorized,
+			Header: http.Header{"Www-Authenticate": {fmt.Sprintf("Bearer realm=%q,service=x", "http://"+l.host+"/blobs/token")}}})
+		l.reg.Break(imagetest.Fault{BeforeAuth: true, Path: "/blobs/token", Do: func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, err := fmt.Fprint(w, `{"token":"`)
+			for range 64 {
+				if err == nil {
+					_, err = w.Write(bytes.Repeat([]byte("x"), 1<<20))
+				}
+			}
+			if err == nil {
+				t.Errorf("status %d: 64 MiB were taken for a token", status)
+			}
+		}})
+		wantError(t, l.pullError(t, "app:1", nil), "registry sends more than")
 	}
 }
 
