@@ -443,10 +443,12 @@ func TestEndlessManifest(t *testing.T) {
 	}
 	l.reg.Break(imagetest.Fault{Method: "GET", Path: "/manifests/", Do: endless})
 	l.reg.Break(imagetest.Fault{Method: "HEAD", Path: "/manifests/", Status: http.StatusOK})
-	within(t, 20*time.Second, "an endless manifest", func(ctx context.Context) {
-		_, err := l.Pull(ctx, l.ref("app:1"), nil, nil)
-		wantError(t, err, "more than 4194305 bytes")
-	})
+	for _, name := range []string{"app:1", "blobs/app:1"} {
+		within(t, 20*time.Second, "an endless manifest", func(ctx context.Context) {
+			_, err := l.Pull(ctx, l.ref(name), nil, nil)
+			wantError(t, err, "more than 4194305 bytes")
+		})
+	}
 }
 
 // TestManyPullsAtOnce is for the race detector.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body := &watchedBody{ctx: ctx, cancel: cancel, watch: watch, stall: t.stall, ReadCloser: resp.Body, left: -1}
-	if !strings.Contains(origin(req).URL.Path, "/blobs/") && resp.StatusCode < 300 {
+	if path.Base(path.Dir(origin(req).URL.Path)) != "blobs" && resp.StatusCode < 300 { // in a repository's name it may be too
 		body.left = maxSmallBody
 	}
 	resp.Body = body
