@@ -51,11 +51,11 @@ func (m *Manager) beginStop(ctx context.Context, e *containerEntry, c *Container
 	defer e.stopMu.Unlock()
 	deadline := time.Now().Add(grace)
 	switch {
-	case e.deadline.IsZero():
+	case !time.Now().Before(e.deadline): // none yet, or its kill has not ended the container
 		if err := m.signal(c, unix.Signal(c.Stop.Number)); err != nil {
 			return err
 		}
-		e.timer = time.AfterFunc(grace, func() { m.killLate(e, c) })
+		e.timer = time.AfterFunc(grace, func() { m.killLate(c) })
 	case deadline.Before(e.deadline):
 		e.timer.Reset(grace)
 	default:
@@ -70,15 +70,11 @@ func (m *Manager) kill(ctx context.Context, c *Container) error {
 	return m.cfg.Cgroups.Kill(ctx, c.ID, m.cgroupOf(c))
 }
 
-// killLate kills after the grace. Where it cannot, the next stop begins anew.
-func (m *Manager) killLate(e *containerEntry, c *Container) {
+func (m *Manager) killLate(c *Container) {
 	ctx, cancel := context.WithTimeout(context.Background(), killWait)
 	defer cancel()
 	if err := m.kill(ctx, c); err != nil {
 		logger(c.ID).Error("cannot kill container after its grace", "err", err)
-		e.stopMu.Lock()
-		defer e.stopMu.Unlock()
-		e.deadline = time.Time{}
 	}
 }
 
