@@ -13,9 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxOutput is how much of each of an ExecSync's outputs is returned, in bytes
-// (CRI: ExecSyncResponse); the rest is read and dropped.
-const MaxOutput = 16 << 20
+// MaxOutput is how much of an ExecSync's outputs is returned, in bytes; the rest is
+// read and dropped. The CRI says 16 MB (ExecSyncResponse), and clients take messages
+// of 16 MiB at most, with both outputs in them: one that is larger would be an error
+// of the command to them.
+const MaxOutput = 16_000_000
 
 // ExecResult is how a command in a container went.
 type ExecResult struct {
@@ -47,13 +49,21 @@ func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	stdout, stderr := collect(s.Stdout), collect(s.Stderr)
 	select {
 	case exit := <-ended:
-		return ExecResult{Stdout: stdout.all(), Stderr: stderr.all(), Code: exit.Code}, nil
+		out, errs := share(stdout.all(), stderr.all())
+		return ExecResult{Stdout: out, Stderr: errs, Code: exit.Code}, nil
 	case <-ctx.Done():
 		if err := s.Kill(); err != nil {
 			logger(id).Warn("cannot kill a command that timed out", "err", err)
 		}
 		return ExecResult{}, fmt.Errorf("cannot exec in container %s: %w", id, context.Cause(ctx))
 	}
+}
+
+// share keeps MaxOutput of both together: of each at least half, if there is so much.
+func share(a, b []byte) ([]byte, []byte) {
+	forA := max(MaxOutput-len(b), MaxOutput/2)
+	forB := max(MaxOutput-len(a), MaxOutput/2)
+	return a[:min(len(a), forA)], b[:min(len(b), forB)]
 }
 
 // cannotRun is a shell's exit code for what is not found (127) or not executable.
@@ -116,7 +126,7 @@ func (m *Manager) execExited(i keeper.Item) {
 	}
 }
 
-// A collector keeps one output, up to MaxOutput.
+// A collector keeps the begin of one output, up to MaxOutput.
 type collector struct {
 	*follower
 	buf []byte

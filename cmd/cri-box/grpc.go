@@ -11,7 +11,6 @@ import (
 
 	"github.com/cri-box/cri-box/cri"
 	"github.com/cri-box/cri-box/oci/mount"
-	"github.com/cri-box/cri-box/sandbox"
 	"google.golang.org/grpc"
 )
 
@@ -19,8 +18,9 @@ import (
 // own limit is the same.
 const maxRequest = 16 << 20
 
-// maxResponse is the largest that is sent: both outputs of an ExecSync.
-const maxResponse = 2*sandbox.MaxOutput + 64<<10
+// maxResponse is the largest that is sent, to clients that take more than the kubelet:
+// a list.
+const maxResponse = 2 * maxRequest
 
 // stopBound is how long calls under way have when the daemon is told to end.
 const stopBound = 5 * time.Second

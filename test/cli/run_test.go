@@ -196,6 +196,9 @@ func TestExecStreams(t *testing.T) {
 	if r := exec("", "-t", "web", "sh", "-c", "test -t 0 && test -t 1 && echo terminal"); r.out != "terminal\r\n" || r.code != 0 {
 		t.Errorf("with a terminal: %+v", r)
 	}
+	if r := exec("", "web", "sh", "-c", "head -c 17000000 /dev/zero; exit 5"); len(r.out) != 16_000_000 || r.code != 5 {
+		t.Errorf("of more output than is kept, without -i: %d bytes, code %d, %q", len(r.out), r.code, r.err)
+	}
 	if r := exec("", "-i", "web", "/no/such"); r.code == 0 || !strings.Contains(r.err, "/no/such") {
 		t.Errorf("what cannot run: %+v", r)
 	}
