@@ -72,6 +72,7 @@ type Network struct {
 	gcGate  sync.RWMutex // read: ADD and DEL; write: GC (CNI 1.1 wants them apart)
 
 	statusNow, gcNow, retryNow chan struct{}
+	swept                      sync.Once
 
 	ctx  context.Context // of the goroutines, not of requests
 	stop context.CancelFunc
@@ -234,7 +235,7 @@ func (n *Network) detach(ctx context.Context, id string) error {
 }
 
 // Sweep implements network.Network: what a pod that nobody knows left is taken
-// back in the background, and the plugins' GC runs.
+// back in the background. The first time the plugins' GC runs; then it has its timer.
 func (n *Network) Sweep(_ context.Context, keep func(podID8 string) bool) error {
 	var errs []error
 	for _, one := range n.journal.all() {
@@ -244,7 +245,7 @@ func (n *Network) Sweep(_ context.Context, keep func(podID8 string) bool) error 
 		}
 	}
 	kick(n.retryNow)
-	kick(n.gcNow)
+	n.swept.Do(func() { kick(n.gcNow) })
 	return errors.Join(errs...)
 }
 

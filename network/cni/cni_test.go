@@ -365,3 +365,28 @@ func TestGC(t *testing.T) {
 		}
 	}
 }
+
+// TestSweepIsNoGC: pods are looked through every minute, the plugins' GC has a time of
+// its own.
+func TestSweepIsNoGC(t *testing.T) {
+	s := newScene(t)
+	s.write("10-a.conflist", s.list("a", nil, nil))
+	s.open()
+	sweep := func() {
+		t.Helper()
+		if err := s.net.Sweep(context.Background(), func(string) bool { return true }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	until(t, "GC ran", func() bool { return len(s.calls("GC")) == 1 })
+	for range 10 {
+		sweep()
+		if _, err := s.attach(s.pod()); err != nil { // waits for a GC that is under way
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.calls("GC")); n != 1 {
+		t.Errorf("%d GCs", n)
+	}
+}
