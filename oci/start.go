@@ -222,7 +222,7 @@ func (r *Runtime) Delete(ctx context.Context, id, cgroup string) error {
 	errs = append(errs, r.Cgroups.Remove(ctx, cgroup))
 	errs = append(errs, r.dropParents(id, cgroup))
 	root := r.containerRoot(id)
-	errs = append(errs, os.RemoveAll(r.containerState(id)), os.RemoveAll(filepath.Join(root, "upper")), os.RemoveAll(filepath.Join(root, "work")))
+	errs = append(errs, os.RemoveAll(r.containerState(id)), RemoveAll(filepath.Join(root, "upper")), RemoveAll(filepath.Join(root, "work")))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot delete container %s: %w", id, err)
 	}

@@ -172,7 +172,7 @@ func (n *newContainer) writeRecord(context.Context) error {
 	return containerKind.Save(n.containerDir(n.ctr.ID), &n.ctr)
 }
 
-func (m *Manager) removeContainerDir(id string) error { return os.RemoveAll(m.containerDir(id)) }
+func (m *Manager) removeContainerDir(id string) error { return oci.RemoveAll(m.containerDir(id)) }
 
 // prepare mounts the root file system, which tells who the user is, makes the
 // spec, and hands both to the runtime.
