@@ -128,8 +128,8 @@ func (m *Manager) recordExit(ctx context.Context, e *containerEntry, exit keeper
 	if err == nil {
 		err = m.saveContainer(e, &c)
 	}
-	if err != nil {
-		m.keepUnsaved(e, &c) // the keeper has it still, for the next daemon
+	if err != nil && !m.keepUnsaved(e, &c) { // else the keeper has it still, for the next daemon
+		err = nil
 	}
 	m.ended(e)
 	if err == nil {

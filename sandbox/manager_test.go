@@ -26,7 +26,7 @@ func newTestManager(t *testing.T, fault func(string) error) *Manager {
 	}
 	t.Cleanup(func() { images.Close() })
 	m, err := New(Config{Instance: "test", StateDir: state, RootDir: root, BootID: "boot", Network: noNetwork{}, Images: images,
-		Runtime: noRuntime{}, Cgroups: &noCgroups{}, Custody: noCustody{}, Labels: label.NewPool(label.Labels{}), Fault: fault})
+		Runtime: noRuntime{}, Cgroups: noCgroups{}, Custody: noCustody{}, Labels: label.NewPool(label.Labels{}), Fault: fault})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,12 +46,10 @@ type noRuntime struct{ Runtime }
 
 func (noRuntime) Delete(context.Context, string, string) error { return nil }
 
-type noCgroups struct {
-	Cgroups
-	kills []error // of the next kills
-}
+type noCgroups struct{ Cgroups }
 
-func (*noCgroups) Forget(string) {}
+func (noCgroups) Forget(string)                              {}
+func (noCgroups) Kill(context.Context, string, string) error { return nil }
 
 type noCustody struct{ Custody }
 

@@ -61,13 +61,19 @@ func (m *Manager) saveContainer(e *containerEntry, c *Container) error {
 	return nil
 }
 
-// keepUnsaved publishes what could not be written: the facts are what they are.
-func (m *Manager) keepUnsaved(e *containerEntry, c *Container) {
+// keepUnsaved publishes what could not be written: the facts are what they are. It
+// returns false if the container was removed meanwhile: then there is nothing to
+// write any more.
+func (m *Manager) keepUnsaved(e *containerEntry, c *Container) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.containers[c.ID] != e {
+		return false
+	}
 	old := e.ctr
 	e.ctr, e.unsaved = c, true
 	m.publishContainer(old, c)
+	return true
 }
 
 func (m *Manager) isUnsaved(e *containerEntry) bool {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-box/cri-box/oci/keeper"
 	"github.com/cri-box/cri-box/oci/label"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -126,5 +127,34 @@ func TestStoppedOnItsWayUp(t *testing.T) {
 	}
 	if p, err := m.Pod(id); err == nil {
 		t.Errorf("it is there, ready: %v", p.Ready())
+	}
+}
+
+// TestRemovedWhileItsEndIsWritten: an end that could not be written is written
+// again; a container that is removed meanwhile does not come back by that.
+func TestRemovedWhileItsEndIsWritten(t *testing.T) {
+	var m *Manager
+	var id string
+	tries := 0
+	m = newTestManager(t, func(point string) error {
+		if point != "exit: record" {
+			return nil
+		}
+		if tries++; tries == 1 {
+			return errors.New("no space left on device")
+		}
+		return m.RemoveContainer(t.Context(), id)
+	})
+	e := runningContainer(m)
+	id = e.ctr.ID
+	exit := keeper.Exit{At: time.Now()}
+	if err := m.recordExit(t.Context(), e, exit); err == nil {
+		t.Error("the first try succeeded")
+	}
+	if err := m.recordExit(t.Context(), e, exit); err != nil {
+		t.Errorf("it would be tried again: %v", err)
+	}
+	if list := m.List().Containers; len(list) != 0 {
+		t.Errorf("%d containers are listed", len(list))
 	}
 }
