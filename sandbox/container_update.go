@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cri-box/cri-box/oci/spec"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -37,7 +38,11 @@ func (m *Manager) UpdateContainer(ctx context.Context, r *runtimeapi.UpdateConta
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Cgroups.Update(ctx, c.ID, m.cgroupOf(c), from, to); err != nil {
+	err = m.cfg.Cgroups.Update(ctx, c.ID, m.cgroupOf(c), from, to)
+	if errors.Is(err, fs.ErrNotExist) && c.StartedAt.IsZero() {
+		err = nil // made by an earlier daemon: the start makes the group, by the spec
+	}
+	if err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.ID, err)
 	}
 	if err := m.saveUpdate(e, to, now); err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -61,5 +62,28 @@ func TestHalfStopped(t *testing.T) {
 		}
 		pod.Stop()
 		pod.Remove()
+	}
+}
+
+// TestUpdateAfterRestart: what was made and not started takes other limits also from
+// the next daemon, and is started with them.
+func TestUpdateAfterRestart(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	c := pod.Create("c", i.Image("probe"), []string{"/bin/workload", "sleep-forever"})
+	i.Kill()
+	i.Start()
+	limits := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+	if _, err := i.Runtime.UpdateContainerResources(i.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.ID, Linux: limits}); err != nil {
+		t.Fatal(err)
+	}
+	c.Start()
+	stats, err := i.Runtime.ContainerStats(i.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: c.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := stats.Stats.Memory
+	if got := m.GetAvailableBytes().GetValue() + m.GetWorkingSetBytes().GetValue(); got != 64<<20 {
+		t.Errorf("the limit is %d", got)
 	}
 }
