@@ -57,10 +57,36 @@ func (c *container) mounts() {
 	for _, i := range slices.Concat(proc, files) {
 		c.mount(i)
 	}
+	c.workingDir()
 	for _, p := range c.spec.Linux.ReadonlyPaths {
 		c.readonlyPath(p)
 	}
 	c.maskedPaths(c.spec.Linux.MaskedPaths)
+}
+
+// workingDir makes the working directory in a volume that lacks it; in the root file
+// system the caller has. What cannot be made is for who enters it to tell (enterCwd).
+func (c *container) workingDir() {
+	rel := inRoot(c.spec.Process.Cwd)
+	parent := c.parent(clean(c.spec.Process.Cwd), len(c.spec.Mounts))
+	if parent == "" {
+		return
+	}
+	at, dir := c.reg(), c.reg()
+	c.openat2(at, "see whether the working directory is there", cwd, rel, howDir).Tolerate = anyErrno
+	c.when(-at, func() {
+		for end := len(inRoot(parent)); end < len(rel); {
+			up, start := rel[:end], end+1
+			if end = strings.IndexByte(rel[start:], '/') + start; end < start {
+				end = len(rel)
+			}
+			c.openat2(dir, "find /"+plain(up), cwd, up, howDir).Tolerate = anyErrno
+			c.call("make /"+plain(rel[:end]), "mkdirat", In(dir), c.text(rel[start:end]), Flag(0o755, "0755")).Tolerate = anyErrno
+			c.call("close it", "close", In(dir)).Tolerate = anyErrno
+		}
+	})
+	c.when(at, func() { c.close(at) })
+	c.free(dir)
 }
 
 // console mounts the container's own terminal, the first of its devpts, on

@@ -24,3 +24,14 @@ func TestMountOverProc(t *testing.T) {
 		}
 	}
 }
+
+// TestWorkingDirectoryInVolume: one that a volume lacks is made there, as other
+// runtimes do.
+func TestWorkingDirectoryInVolume(t *testing.T) {
+	s := newScene(t)
+	in := s.container()
+	s.giveFS("mount.5", "tmpfs")
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "bind", Destination: "/vol"})
+	in.Spec.Process.Cwd = "/vol/a/b"
+	equal(t, "cwd", s.spawn(compile(t, in)).probe(s).Cwd, "/vol/a/b")
+}
