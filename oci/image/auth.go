@@ -160,7 +160,7 @@ func (t fixedToken) AddResponses(context.Context, []*http.Response) error {
 // that server: it must not move credentials from TLS to plain HTTP, nor have an answer
 // taken for a blob, which may be long, because of its address.
 func tokenClient(host docker.RegistryHost, client *http.Client) *http.Client {
-	keepTLS := host.Scheme == "https" && !docker.IsLocalhost(host.Host)
+	keepTLS := host.Scheme == "https" && !docker.IsLocalhost(host.Host) && !fallsBack(client)
 	c := *client
 	inner := c.Transport
 	c.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {

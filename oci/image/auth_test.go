@@ -228,6 +228,24 @@ func TestEndlessToken(t *testing.T) {
 	}
 }
 
+// TestPlainRegistryWithTLSSettings: an address of http with skip_verify is asked by TLS
+// first, and where it has none, its token server and blob store need none either.
+func TestPlainRegistryWithTLSSettings(t *testing.T) {
+	l := newLab(t)
+	_, port, _ := strings.Cut(l.host, ":")
+	address := "http://0.0.0.0:" + port // as good as loopback, but nobody takes it for that
+	l.hostsFile(t, "example.org", fmt.Sprintf("server = %q\n[host.%q]\n  skip_verify = true\n", "http://127.0.0.1:1", address))
+	built := simple("x")
+	store, storeHost := serve(t)
+	store.Push("app", "1", built)
+	l.reg.Push("app", "1", built)
+	l.reg.TokenAuth("user", canaryPassword, "")
+	l.reg.Break(imagetest.Fault{Path: built.Manifest.Layers[0].Digest.String(), Redirect: "http://" + storeHost})
+	if _, err := l.Pull(t.Context(), "example.org/app:1", &Auth{Username: "user", Password: canaryPassword}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestServerAddress(t *testing.T) {
 	for _, c := range []struct {
 		server, host string

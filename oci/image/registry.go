@@ -70,7 +70,7 @@ func (s *Store) openRegistry(ctx context.Context, named reference.Named, auth *A
 func (s *Store) guard(host docker.RegistryHost, creds credentials) docker.RegistryHost {
 	client := *host.Client
 	client.Transport = &transport{inner: client.Transport, stall: s.live.Load().StallTimeout}
-	client.CheckRedirect = redirectPolicy(host.Header)
+	client.CheckRedirect = redirectPolicy(host.Header, fallsBack(&client))
 	host.Client = &client
 	host.Authorizer = creds.authorizer(host, &client, s.config.UserAgent)
 	return host

@@ -136,8 +136,9 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // redirectPolicy follows redirects, as blob stores need, without what was meant
 // for the registry: net/http compares host names only and keeps Authorization
-// for another port or scheme, and always keeps the headers of hosts.toml.
-func redirectPolicy(private http.Header) func(*http.Request, []*http.Request) error {
+// for another port or scheme, and always keeps the headers of hosts.toml. From
+// TLS it goes to TLS only, but for a registry that is plain where it has none.
+func redirectPolicy(private http.Header, plain bool) func(*http.Request, []*http.Request) error {
 	return func(req *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("stopped after %d redirects", maxRedirects)
@@ -145,7 +146,7 @@ func redirectPolicy(private http.Header) func(*http.Request, []*http.Request) er
 		if sameOrigin(req.URL, via[0].URL) {
 			return nil
 		}
-		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" && !isLoopback(via[0].URL) {
+		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" && !isLoopback(via[0].URL) && !plain {
 			return errors.New("registry redirects from https to http")
 		}
 		if req.Body != nil { // what a token server gets: the password is in it
@@ -159,6 +160,17 @@ func redirectPolicy(private http.Header) func(*http.Request, []*http.Request) er
 		}
 		return nil
 	}
+}
+
+// fallsBack says whether a client goes back to HTTP where its host has no TLS:
+// hosts.toml gives the host as http, with settings of TLS (docker.NewHTTPFallback).
+func fallsBack(client *http.Client) bool {
+	t, ok := client.Transport.(*transport)
+	if !ok {
+		return false
+	}
+	_, direct := t.inner.(*http.Transport)
+	return !direct
 }
 
 func sameOrigin(a, b *url.URL) bool {
