@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
@@ -210,6 +211,23 @@ func TestBadRecordIsSetAside(t *testing.T) {
 	}
 	if err := s.net.Detach(context.Background(), good.ID, bad.ID); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnfinishedRecord: what a daemon that died while it wrote a record left does not stay.
+func TestUnfinishedRecord(t *testing.T) {
+	dir := t.TempDir()
+	left := filepath.Join(dir, strings.Repeat("a", 64)+".tmp")
+	if err := os.WriteFile(left, []byte(`{"version":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.dir.Close()
+	if exists(left) || len(j.all()) != 0 {
+		t.Errorf("it is there: %v, attachments %v", exists(left), j.all())
 	}
 }
 

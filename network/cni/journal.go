@@ -20,6 +20,9 @@ import (
 
 const journalVersion = 1
 
+// temporarySuffix is that of a file that is being written.
+const temporarySuffix = ".tmp"
+
 // An attachment is what plugins were asked to do for a pod, with all that is
 // needed to take it back: one file, <dir>/attached/<pod id>, written before the
 // first ADD and removed after the DEL that succeeded. It survives the boot, as
@@ -76,7 +79,7 @@ type journal struct {
 }
 
 // openJournal reads what is there. A file that cannot be read is set aside as
-// <id>.bad.
+// <id>.bad; one that was not written to its end is removed.
 func openJournal(path string) (*journal, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make directory of CNI attachments: %w", err)
@@ -100,6 +103,11 @@ func (j *journal) load() error {
 	}
 	for _, entry := range entries {
 		name := entry.Name()
+		if id, unfinished := strings.CutSuffix(name, temporarySuffix); unfinished && checkID(id) == nil {
+			if err := j.dir.Remove(name); err != nil {
+				return err
+			}
+		}
 		if checkID(name) != nil {
 			continue
 		}
@@ -140,7 +148,7 @@ func (j *journal) save(one attachment) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	temporary := one.Pod + ".tmp"
+	temporary := one.Pod + temporarySuffix
 	if err = j.dir.WriteFile(temporary, data, 0o600); err == nil {
 		err = j.dir.Rename(temporary, one.Pod)
 	}
