@@ -1,6 +1,8 @@
 package keeper
 
 import (
+	"io"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -57,4 +59,29 @@ func (f *fixture) waitStash(id, want string) {
 			f.t.Fatalf("the stash has %q, %v", got, err)
 		}
 	}
+}
+
+// TestTapAfterTheEnd: who attaches to a stream that has ended is told so, as is who
+// was there before, though the container lives on.
+func TestTapAfterTheEnd(t *testing.T) {
+	f := start(t)
+	gate := f.gate()
+	f.run("c", "/bin/sh", "-c", "exec >&- 2>&-; read x < "+gate.Name())
+	for _, when := range []string{"before or after", "after"} {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		if _, err := f.Tap(t.Context(), "c", map[string]*os.File{FDStdout: write}); err != nil {
+			t.Fatal(err)
+		}
+		write.Close()
+		read.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := read.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("attached %s the end: %v", when, err)
+		}
+	}
+	gate.WriteString("x\n")
+	f.wait("c")
 }

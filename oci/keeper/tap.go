@@ -19,6 +19,11 @@ const tapBound = 10 * time.Second
 func (l *logger) addTap(stream string, pipe *os.File) {
 	t := &tap{pipe}
 	l.mu.Lock()
+	if l.ended[stream] || stream == FDStdout && l.ended[FDTTY] {
+		l.mu.Unlock()
+		pipe.Close()
+		return
+	}
 	l.taps[stream] = append(l.taps[stream], t)
 	l.mu.Unlock()
 	go func() {
