@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +60,7 @@ func (f *logFile) skip(lines int) error {
 	if lines < 0 {
 		return nil
 	}
+	lines = min(lines, math.MaxInt/2)
 	at := make([]int64, 0, 1024) // where the last lines begin, as a ring
 	offset, next := int64(0), int64(0)
 	for {
@@ -124,7 +127,7 @@ func (f *logFile) print(line []byte, stdout, stderr io.Writer) error {
 		out = stderr
 	}
 	if f.form.times && !f.begun {
-		text = append(append(stamp, ' '), text...)
+		text = slices.Concat(stamp, []byte(" "), text)
 	}
 	f.begun = tag[0] == 'P'
 	if f.begun {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,10 @@ func TestLogLines(t *testing.T) {
 	if out, _, _ := readLog(t, text, -1, true); out != stamp+" one\n"+stamp+" long line \n" {
 		t.Errorf("with times: %q", out)
 	}
+	parts := stamp + " stdout P the begin of a line \n" + stamp + " stdout F and its end\n" + stamp + " stdout F with a P.\n" + stamp + " stdout F last\n"
+	if out, _, _ := readLog(t, parts, -1, true); out != stamp+" the begin of a line and its end\n"+stamp+" with a P.\n"+stamp+" last\n" {
+		t.Errorf("parts with times: %q", out)
+	}
 	if _, _, err := readLog(t, "no log at all\n", -1, false); err == nil || !strings.Contains(err.Error(), "no line of a container's log") {
 		t.Errorf("a strange file: %v", err)
 	}
@@ -61,7 +66,7 @@ func TestTail(t *testing.T) {
 			t.Errorf("the last %d: %q, %v", tail, out, err)
 		}
 	}
-	for _, tail := range []int{4999, 5000, 6000} {
+	for _, tail := range []int{4999, 5000, 6000, math.MaxInt} {
 		if out, _, _ := readLog(t, text.String(), tail, false); strings.Count(out, "\n") != min(tail, 5000) {
 			t.Errorf("the last %d: %d lines", tail, strings.Count(out, "\n"))
 		}
