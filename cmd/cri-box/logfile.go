@@ -150,7 +150,7 @@ func (f *logFile) follow(ctx context.Context, end <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
-		rotated, err := f.rotated()
+		rotated, err := f.rotated(os.Stdout, os.Stderr)
 		if err != nil {
 			return err
 		}
@@ -169,14 +169,18 @@ func (f *logFile) follow(ctx context.Context, end <-chan struct{}) error {
 	}
 }
 
-// rotated opens the path anew when another file has its name now.
-func (f *logFile) rotated() (bool, error) {
+// rotated opens the path anew when another file has its name now, and something in
+// it: from then on nothing goes to the one before, of which the rest is printed.
+func (f *logFile) rotated(stdout, stderr io.Writer) (bool, error) {
 	now, err := os.Stat(f.path)
-	if err != nil {
+	if err != nil || now.Size() == 0 {
 		return false, nil // between two files, or removed with the container
 	}
 	have, err := f.file.Stat()
 	if err != nil || os.SameFile(now, have) {
+		return false, err
+	}
+	if _, err := f.copy(stdout, stderr); err != nil {
 		return false, err
 	}
 	f.file.Close()

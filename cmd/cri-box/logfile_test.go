@@ -72,3 +72,52 @@ func TestTail(t *testing.T) {
 		}
 	}
 }
+
+// TestRotatedLog: the new file is there before the last line of the old one is; none
+// is lost.
+func TestRotatedLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	write := func(f *os.File, text string) { fmt.Fprintf(f, "%s stdout F %s\n", stamp, text) }
+	create := func() *os.File {
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	before := create()
+	f, err := openLog(path, logOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	var out bytes.Buffer
+	look := func() {
+		if _, err := f.copy(&out, &out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rotated := func() {
+		if _, err := f.rotated(&out, &out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(before, "one")
+	look()
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	after := create()
+	rotated() // its first line is still to come, and so may be the last of the other
+	look()
+	write(before, "two")
+	look()
+	write(before, "three")
+	write(after, "four")
+	rotated()
+	look()
+	if out.String() != "one\ntwo\nthree\nfour\n" {
+		t.Errorf("%q", out.String())
+	}
+}
