@@ -35,12 +35,13 @@ func RemoveAll(dir string) error {
 type remover struct {
 	top   int // the directory to be removed
 	moved int // how many were moved there
+	buf   [8 << 10]byte
 }
 
 // empty removes all that is in a directory.
 func (r *remover) empty(dir, depth int) error {
 	for {
-		names, err := someNames(dir)
+		names, err := r.someNames(dir)
 		if err != nil || len(names) == 0 {
 			return err
 		}
@@ -60,18 +61,16 @@ func (r *remover) empty(dir, depth int) error {
 
 // someNames lists the first names of a directory, which is read anew each time: what
 // was removed since is not skipped over.
-func someNames(dir int) ([]string, error) {
-	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func (r *remover) someNames(dir int) ([]string, error) {
+	if _, err := unix.Seek(dir, 0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	n, err := unix.ReadDirent(dir, r.buf[:])
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "directory")
-	defer f.Close()
-	names, err := f.Readdirnames(1024)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return names, err
+	_, _, names := unix.ParseDirent(r.buf[:n], -1, nil)
+	return names, nil
 }
 
 func (r *remover) remove(dir int, name string, depth int) error {
