@@ -110,7 +110,7 @@ func (k *keeper) closeNames(id string, names []string) {
 	}
 }
 
-// list sends every item with duplicates of its descriptors.
+// list sends every item with its descriptors.
 func (k *keeper) list(fd int, m *message) {
 	k.mu.Lock()
 	all := make([]*held, 0, len(k.items))
@@ -126,22 +126,37 @@ func (k *keeper) list(fd int, m *message) {
 		}
 		item := h.Item
 		item.Names = slices.Clone(h.Names)
-		var fds []int
-		for _, name := range item.Names {
-			fd, err := dup(h.fds[name])
-			if err != nil {
-				fmt.Fprintf(os.Stderr, "keeper: cannot list %s: %v\n", item.ID, err)
-			}
-			fds = append(fds, fd)
-		}
+		fds, mine, err := h.sendable()
 		k.mu.Unlock()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "keeper: cannot list %s: %v\n", item.ID, err)
+			continue
+		}
 		if h.logger != nil {
 			log := *item.Log
 			log.Drops = h.logger.dropped()
 			item.Log = &log
 		}
 		k.reply(fd, m, &message{Verb: verbList, Item: &item}, fds)
-		closeAll(fds)
+		closeAll(mine)
 	}
 	k.reply(fd, m, &message{}, nil)
+}
+
+// sendable gives an item's descriptors for the list, and those among them to close
+// then. An exec's are closed as it ends and so are duplicated, all others' by a request
+// only, which comes after the list: they need no descriptor that there may not be.
+func (h *held) sendable() (fds, mine []int, err error) {
+	for _, name := range h.Names {
+		fd := h.fds[name]
+		if h.Kind == KindExec {
+			if fd, err = dup(fd); err != nil {
+				closeAll(mine)
+				return nil, nil, err
+			}
+			mine = append(mine, fd)
+		}
+		fds = append(fds, fd)
+	}
+	return fds, mine, nil
 }

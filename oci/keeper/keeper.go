@@ -72,12 +72,9 @@ func Run(listener int, state *handover) error {
 // serve talks to one daemon after the other.
 func (k *keeper) serve(listener int) error {
 	for {
-		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
-		if err == unix.EINTR || err == unix.ECONNABORTED {
-			continue
-		}
+		fd, err := accept(listener)
 		if err != nil {
-			return fmt.Errorf("cannot accept: %w", os.NewSyscallError("accept4", err))
+			return fmt.Errorf("cannot accept: %w", err)
 		}
 		if !sameUser(fd) {
 			unix.Close(fd)
@@ -87,6 +84,31 @@ func (k *keeper) serve(listener int) error {
 		if k.talk(fd) {
 			return nil
 		}
+	}
+}
+
+// acceptAgain is how long the keeper waits for what it is out of.
+const acceptAgain = 100 * time.Millisecond
+
+// accept waits for a daemon, also where there is no descriptor or memory for it yet
+// (accept4 takes the descriptor before it waits): the keeper must not end of that.
+func accept(listener int) (int, error) {
+	for told := false; ; {
+		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			return fd, nil
+		case unix.EINTR, unix.ECONNABORTED:
+			continue
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+		default:
+			return -1, os.NewSyscallError("accept4", err)
+		}
+		if !told {
+			fmt.Fprintf(os.Stderr, "keeper: cannot accept, will try again: %v\n", err)
+		}
+		told = true
+		<-time.After(acceptAgain)
 	}
 }
 
@@ -119,9 +141,9 @@ func (k *keeper) talk(fd int) (end bool) {
 		k.sendMu.Unlock()
 	}()
 	c, err := newConn(fd, maxMessage, maxRights)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
-		return false
+	if err != nil { // a daemon that is turned away would start another keeper
+		fmt.Fprintf(os.Stderr, "keeper: a thread waits for requests: %v\n", err)
+		c = &conn{fd: fd, buf: make([]byte, maxMessage), oob: make([]byte, unix.CmsgSpace(4*maxRights))}
 	}
 	defer c.close()
 	for {
