@@ -20,6 +20,9 @@ import (
 const (
 	runNamespace = "cri-box-run"
 	runLabel     = "cri-box/run"
+	// runOnce has another value for each run: RunPodSandbox gives whoever asks for
+	// the same pod again the one that is there, which is another run's.
+	runOnce = "cri-box/once"
 )
 
 // stopGrace is how long a container has to end after an interrupt.
@@ -139,6 +142,10 @@ func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, co
 		return "", "", fmt.Errorf("cannot make log directory: %w", err)
 	}
 	up, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if status.Code(err) == codes.AlreadyExists {
+		name := pod.Metadata.Name
+		return "", "", fmt.Errorf("cannot run %q: there is a pod of that name; `cri-box rm --force --pod %s/%s` removes it", name, runNamespace, name)
+	}
 	if err != nil {
 		return "", "", errors.Join(err, dropLogs(c.settings.root, pod.Metadata.Name))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -32,6 +33,7 @@ func (o *runOptions) configs(logs string) (*runtimeapi.PodSandboxConfig, *runtim
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: o.name, Namespace: runNamespace, Uid: o.name},
 		LogDirectory: logs,
 		Labels:       labels,
+		Annotations:  map[string]string{runOnce: rand.Text()},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 			NamespaceOptions: namespaces, Privileged: o.privileged}},
 	}

@@ -1,0 +1,38 @@
+package cli_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cri-box/cri-box/test/harness"
+)
+
+// TestRunOfATakenName: whatever is asked for, a pod that has the name stays as it is,
+// with its log, as long as it runs and after it has ended.
+func TestRunOfATakenName(t *testing.T) {
+	i := harness.New(t)
+	ref := i.Image(busybox)
+	loop := []string{ref, "sh", "-c", "echo first; exec sleep 1000"}
+	taken := func(args ...string) {
+		t.Helper()
+		r := cli(i, append([]string{"run", "--name", "web"}, args...)...)
+		if r.code != 1 || !strings.Contains(r.err, `cannot run "web": there is a pod of that name`) || !strings.Contains(r.err, "cri-box rm --force --pod cri-box-run/web") {
+			t.Errorf("run %v: %+v", args, r)
+		}
+		if log := cli(i, "logs", "web"); log.out != "first\n" {
+			t.Fatalf("after run %v the first one's log is %+v", args, log)
+		}
+	}
+	id := strings.TrimSpace(must(i, append([]string{"run", "-d", "--name", "web"}, loop...)...))
+	i.Wait("the log", func() bool { return cli(i, "logs", "web").out == "first\n" })
+	taken(append([]string{"-d"}, loop...)...)
+	taken(append([]string{"--rm"}, loop...)...)
+	taken("--rm", ref, "true")
+	taken("--rm", "-p", "8080:80", ref, "true")
+	if out := must(i, "ps"); !strings.Contains(out, id[:12]) || !strings.Contains(out, "running") {
+		t.Errorf("the first one is not there: %s", out)
+	}
+	must(i, "stop", "-t", "0s", "--pod", "web")
+	taken("--rm", ref, "true")
+	must(i, "rm", "--force", "--pod", "cri-box-run/web")
+}
