@@ -61,7 +61,7 @@ func (c *client) exec(ctx context.Context, ref string, command []string, timeout
 	if err != nil {
 		return err
 	}
-	resp, err := c.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: x.Id, Cmd: command, Timeout: int64((timeout + time.Second - 1) / time.Second)})
+	resp, err := c.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: x.Id, Cmd: command, Timeout: wholeSeconds(timeout)})
 	if err != nil {
 		return err
 	}

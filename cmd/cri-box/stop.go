@@ -70,9 +70,13 @@ func (c *client) stopContainer(ctx context.Context, ref string, grace time.Durat
 	if err != nil {
 		return "", err
 	}
-	_, err = c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: x.Id, Timeout: int64(grace / time.Second)})
+	_, err = c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: x.Id, Timeout: wholeSeconds(grace)})
 	return x.Id, err
 }
+
+// wholeSeconds is a time as the CRI has it; what is less than a second is one, since
+// none has another meaning.
+func wholeSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 func (c *client) stopPod(ctx context.Context, ref string) (string, error) {
 	p, err := c.pod(ctx, ref)

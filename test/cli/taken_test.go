@@ -36,3 +36,15 @@ func TestRunOfATakenName(t *testing.T) {
 	taken("--rm", ref, "true")
 	must(i, "rm", "--force", "--pod", "cri-box-run/web")
 }
+
+// TestStopBelowASecond: a grace is never cut down to none.
+func TestStopBelowASecond(t *testing.T) {
+	i := harness.New(t)
+	must(i, "run", "-d", "--name", "slow", i.Image(busybox), "sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done")
+	i.Wait("it to be up", func() bool { return cli(i, "logs", "slow").out == "up\n" })
+	must(i, "stop", "-t", "900ms", "slow")
+	if out := must(i, "ps", "-a"); !strings.Contains(out, "exited (5 Error)") {
+		t.Errorf("it was not let end: %s", out)
+	}
+	must(i, "rm", "slow")
+}
