@@ -45,7 +45,7 @@ test-vm: ## a selection on Debian 12's kernel in qemu: cgroup v2 only, without s
 	@hack/setup.sh go vm
 	@hack/parts.sh vm vm-systemd
 
-test-vm-all: ## all of it, also on kernel 6.12, on the newest one and on arm64: hours
+test-vm-all: ## all of it, also on kernel 6.12, on the newest one and on arm64: hours; KERNELS=sid for one
 	@hack/setup.sh go vm
 	@hack/parts.sh vm-all
 

@@ -62,7 +62,7 @@ containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|
 part_vm_all() {
 	status=0
 	hack/vm/build.sh ./test/systemd ./oci/cgroup $(for one in $on_kernels; do echo "./${one%%:*}"; done) || return 1
-	for kernel in 6.1 6.12 sid; do
+	for kernel in ${KERNELS:-6.1 6.12 sid}; do
 		vm_whole $kernel script oci/cgroup & script=$!
 		vm_whole $kernel systemd test/systemd & systemd=$!
 		wait $script || status=1
