@@ -27,7 +27,8 @@ var hostMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 // multicast6 is all IPv6 multicast.
 var multicast6 = netip.MustParsePrefix("ff00::/8")
 
-// errRouted says that somebody else on this host has a route to a pod address.
+// errRouted says that somebody else on this host has a route to a pod address, or
+// the host the address itself.
 var errRouted = errors.New("the address is routed elsewhere on this host")
 
 // linkPrefix is how the names of an instance's host ends begin: 6 bytes.
@@ -198,19 +199,22 @@ func (w *wire) settle(b *batch) {
 
 // furnishHost gives the host a route and a neighbour for each address. The kernel
 // is the judge of whether an address is free: another instance may use the same
-// range.
+// range, and a bridge of another network may have an address out of it.
 func (w *wire) furnishHost(b *batch, ips []netip.Addr) error {
 	for _, ip := range ips {
 		w.addHost(b, ip)
 	}
-	err := w.host.do(b, nil)
+	err := w.lay(b)
+	if errors.Is(err, errRouted) {
+		return errors.Join(err, w.unroute(ips))
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	for _, ip := range ips { // which one, and whose is it?
 		one := &batch{}
 		w.addHost(one, ip)
-		err := w.host.do(one, nil)
+		err := w.lay(one)
 		if errors.Is(err, unix.EEXIST) {
 			err = w.mine(ip)
 		}
@@ -225,6 +229,21 @@ func (w *wire) addHost(b *batch, ip netip.Addr) {
 	index := w.hostEnd.Attrs().Index
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, podRoute(index, ip))
 	b.neighbour(index, ip, w.mac)
+	b.wayTo(ip)
+	b.allow(unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL) // what a rule of the administrator may say
+}
+
+// lay sends what addHost added. An address of the host is in the table "local", which
+// comes before all routes: a pod with it would get no packet.
+func (w *wire) lay(b *batch) error {
+	taken := false
+	err := w.host.do(b, func(kind uint16, data []byte) {
+		taken = taken || kind == unix.RTM_NEWROUTE && len(data) >= unix.SizeofRtMsg && data[7] != unix.RTN_UNICAST // rtm_type
+	})
+	if err == nil && taken {
+		return fmt.Errorf("cannot use an address of the host for a pod: %w", errRouted)
+	}
+	return err
 }
 
 // mine says whether the route to an address that there is already is the pod's.

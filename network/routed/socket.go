@@ -229,10 +229,7 @@ func (b *batch) route(kind, flags uint16, r route) {
 // wayTo is the index of the link by which packets for ip leave.
 func (s *socket) wayTo(ip netip.Addr) (link int, err error) {
 	b := &batch{}
-	head := make([]byte, unix.SizeofRtMsg)
-	head[0], head[1] = familyOf(ip), byte(ip.BitLen())
-	b.add(unix.RTM_GETROUTE, 0, head, "find the way to %s", ip)
-	b.attr(unix.RTA_DST, ip.AsSlice())
+	b.wayTo(ip)
 	err = s.do(b, func(kind uint16, data []byte) {
 		if kind != unix.RTM_NEWROUTE || len(data) < unix.SizeofRtMsg {
 			return
@@ -245,6 +242,14 @@ func (s *socket) wayTo(ip netip.Addr) (link int, err error) {
 		err = fmt.Errorf("cannot find the way to %s: it leads to no link", ip)
 	}
 	return link, err
+}
+
+// wayTo asks for the route to ip.
+func (b *batch) wayTo(ip netip.Addr) {
+	head := make([]byte, unix.SizeofRtMsg)
+	head[0], head[1] = familyOf(ip), byte(ip.BitLen())
+	b.add(unix.RTM_GETROUTE, 0, head, "find the way to %s", ip)
+	b.attr(unix.RTA_DST, ip.AsSlice())
 }
 
 // neighbour says for good which hardware address ip has.
