@@ -27,10 +27,10 @@ type sysctl struct {
 }
 
 // ensure makes the host forward packets of these families, and tells what it had to
-// change; twice is a no-op.
-func (f *forwarding) ensure(pools []pool) error {
+// change; twice is a no-op. The pods' interfaces are those whose names begin with pods.
+func (f *forwarding) ensure(pools []pool, pods string) error {
 	if f.files == nil {
-		if err := f.open(pools); err != nil {
+		if err := f.open(pools, pods); err != nil {
 			f.close()
 			return err
 		}
@@ -47,9 +47,9 @@ func (f *forwarding) ensure(pools []pool) error {
 	return nil
 }
 
-func (f *forwarding) open(pools []pool) error {
+func (f *forwarding) open(pools []pool, pods string) error {
 	for _, p := range pools {
-		key, on := "net/ipv6/conf/all/forwarding", forward6
+		key, on := "net/ipv6/conf/all/forwarding", func() error { return forward6(pods) }
 		if p.prefix.Addr().Is4() {
 			key, on = "net/ipv4/ip_forward", func() error { return tellSysctl("net/ipv4/ip_forward", "1") }
 		}
@@ -71,8 +71,9 @@ func (f *forwarding) close() {
 
 // forward6 keeps the host's own IPv6: the moment it forwards, the kernel drops
 // default routes learned from router advertisements and ignores further ones,
-// unless the interface says 2 (Documentation/networking/ip-sysctl, accept_ra).
-func forward6() error {
+// unless the interface says 2 (Documentation/networking/ip-sysctl, accept_ra). That
+// of a pod never does: a router is not behind it.
+func forward6(pods string) error {
 	const forwarding = "net/ipv6/conf/all/forwarding"
 	if getSysctl(forwarding) == "1" {
 		return nil
@@ -83,7 +84,7 @@ func forward6() error {
 	}
 	for _, path := range paths {
 		key := strings.TrimPrefix(path, "/proc/sys/")
-		if iface := filepath.Base(filepath.Dir(path)); iface == "all" || iface == "default" || getSysctl(key) != "1" {
+		if iface := filepath.Base(filepath.Dir(path)); iface == "all" || iface == "default" || strings.HasPrefix(iface, pods) || getSysctl(key) != "1" {
 			continue
 		}
 		if err := tellSysctl(key, "2"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -94,9 +95,10 @@ func forward6() error {
 }
 
 // hasIPv6 says whether this host speaks IPv6 at all: a kernel may lack it
-// (ipv6.disable=1) and an administrator may have turned it off.
+// (ipv6.disable=1) and an administrator may have turned it off, also just for
+// interfaces to come, such as those of pods.
 func hasIPv6() bool {
-	return getSysctl("net/ipv6/conf/all/disable_ipv6") == "0"
+	return getSysctl("net/ipv6/conf/all/disable_ipv6") == "0" && getSysctl("net/ipv6/conf/default/disable_ipv6") == "0"
 }
 
 // getSysctl and setSysctl go to the calling thread's network namespace.

@@ -161,3 +161,33 @@ func TestOthersRulesAreLeftAlone(t *testing.T) {
 	}
 	same("after the end")
 }
+
+// A node whose new interfaces have no IPv6 gives pods IPv4 alone.
+func TestNewInterfacesWithoutIPv6(t *testing.T) {
+	l := &lab{t: t, cfg: Config{Instance: "cri-box", StateDir: t.TempDir()}}
+	l.node, l.outside = l.namespace(), l.namespace()
+	l.in(l.node, func() error { return l.uplink() })
+	l.in(l.node, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0) })
+	l.open()
+	p := l.pod()
+	if len(p.IPs) != 1 || !p.IPs[0].Is4() {
+		t.Errorf("the pod has %v", p.IPs)
+	}
+}
+
+// The interfaces of pods accept no router advertisements because somebody stopped
+// the forwarding for a while.
+func TestForwardingAgainWithPods(t *testing.T) {
+	l := newLab(t)
+	p := l.pod()
+	l.in(l.node, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("0"), 0) })
+	if err := l.net.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	l.in(l.node, func() error {
+		if got := getSysctl("net/ipv6/conf/" + p.HostLink + "/accept_ra"); got == "2" || getSysctl("net/ipv6/conf/up0/accept_ra") != "2" {
+			t.Errorf("accept_ra of the pod's interface is %s, of the uplink %s", got, getSysctl("net/ipv6/conf/up0/accept_ra"))
+		}
+		return nil
+	})
+}

@@ -47,7 +47,7 @@ func (n *Network) measure() {
 
 // ensure is what each pod may rely on, at three system calls where all is as it was.
 func (n *Network) ensure() error {
-	if err := n.forwarding.ensure(n.pools); err != nil {
+	if err := n.forwarding.ensure(n.pools, linkPrefix(n.instance)); err != nil {
 		return err
 	}
 	before, err := n.generation()
