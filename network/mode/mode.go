@@ -9,6 +9,7 @@
 package mode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,7 @@ type Network struct {
 	mu       sync.RWMutex
 	embedded *routed.Network
 	cidrs    []netip.Prefix // as the kubelet sent them
+	refused  error          // why what it sent last cannot be used
 	served   atomic.Bool    // plugins have attached a pod, ever
 }
 
@@ -67,6 +69,8 @@ var _ network.Network = (*Network)(nil)
 // errNoCIDR is why no pod starts before the kubelet has spoken.
 var errNoCIDR = errors.New(`pod_cidr = "kubelet" and the kubelet has not sent this node's pod CIDR yet ` +
 	`(UpdateRuntimeConfig; is the controller manager started with --allocate-node-cidrs?)`)
+
+func (n *Network) noCIDR() error { return cmp.Or(n.refused, errNoCIDR) }
 
 // Open opens what the mode needs, and what pods of an earlier mode still need.
 func Open(cfg Config) (*Network, error) {
@@ -119,18 +123,23 @@ func left(dir string) bool {
 
 // openEmbedded opens the embedded network once its ranges are known.
 func (n *Network) openEmbedded() error {
-	cfg := n.cfg.Routed
-	if n.cfg.KubeletCIDR {
-		if len(n.cidrs) == 0 {
-			return nil // Ready tells it
-		}
-		cfg.IPv4, cfg.IPv6 = split(n.cidrs)
+	if n.cfg.KubeletCIDR && len(n.cidrs) == 0 {
+		return nil // Ready tells it
 	}
-	embedded, err := routed.Open(cfg)
+	embedded, err := routed.Open(n.routedConfig(n.cidrs))
 	if err == nil {
 		n.embedded = embedded
 	}
 	return err
+}
+
+// routedConfig is the embedded network's with what the kubelet sent.
+func (n *Network) routedConfig(cidrs []netip.Prefix) routed.Config {
+	cfg := n.cfg.Routed
+	if n.cfg.KubeletCIDR {
+		cfg.IPv4, cfg.IPv6 = split(cidrs)
+	}
+	return cfg
 }
 
 // useCNI says whether new pods get plugins.
@@ -162,7 +171,7 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if n.embedded == nil {
-		return network.Result{}, fmt.Errorf("%w: %w", network.ErrNotReady, errNoCIDR)
+		return network.Result{}, fmt.Errorf("%w: %w", network.ErrNotReady, n.noCIDR())
 	}
 	return n.embedded.Attach(ctx, pod)
 }
@@ -220,7 +229,7 @@ func (n *Network) Ready() error {
 		return n.cni.Ready()
 	}
 	if n.embedded == nil {
-		return errNoCIDR
+		return n.noCIDR()
 	}
 	return embedded
 }
@@ -306,6 +315,12 @@ func (n *Network) SetPodCIDR(text string) error {
 	if same && (n.embedded != nil || !n.cfg.KubeletCIDR) {
 		return nil
 	}
+	forPlugins := !n.cfg.KubeletCIDR || n.cfg.Mode == CNI && n.embedded == nil
+	if !forPlugins { // looked at first: it must not end the network that serves, nor keep the next daemon from starting
+		if n.refused = n.routedConfig(cidrs).Check(); n.refused != nil {
+			return n.refused
+		}
+	}
 	if err := n.storeCIDR(text); err != nil {
 		return err
 	}
@@ -313,7 +328,7 @@ func (n *Network) SetPodCIDR(text string) error {
 	if n.cni != nil {
 		n.cni.SetPodCIDR(cidrs)
 	}
-	if !n.cfg.KubeletCIDR || n.cfg.Mode == CNI && n.embedded == nil {
+	if forPlugins {
 		return nil
 	}
 	if n.embedded != nil { // pods keep their leases: they are files
@@ -348,9 +363,15 @@ func (n *Network) recallCIDR() error {
 	if err != nil {
 		return fmt.Errorf("cannot read pod CIDR: %w", err)
 	}
-	if n.cidrs, err = ParseCIDRs(strings.TrimSpace(string(data))); err != nil {
-		slog.Warn("stored pod CIDR is damaged; waiting for the kubelet's", "error", err)
+	cidrs, err := ParseCIDRs(strings.TrimSpace(string(data)))
+	if err == nil && n.cfg.KubeletCIDR && n.cfg.Mode != CNI {
+		err = n.routedConfig(cidrs).Check() // the host may have lost its IPv6
 	}
+	if err != nil {
+		slog.Warn("stored pod CIDR cannot be used; waiting for the kubelet's", "error", err)
+		return nil
+	}
+	n.cidrs = cidrs
 	return nil
 }
 

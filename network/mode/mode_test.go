@@ -362,3 +362,35 @@ func TestHungPluginHoldsNobodyUp(t *testing.T) {
 		t.Error("the pod was attached")
 	}
 }
+
+// A range without room for pods is refused, told, and forgotten: what served goes on,
+// and the next daemon waits for a better one.
+func TestRangeThatCannotBeUsed(t *testing.T) {
+	s := newScene(t)
+	s.cfg.KubeletCIDR = true
+	n := s.start(Embedded)
+	refuse := func() {
+		t.Helper()
+		s.In(s.Node, func() error {
+			if err := n.SetPodCIDR("10.77.1.0/31"); err == nil || !strings.Contains(err.Error(), "fewer than two pods") {
+				t.Errorf("SetPodCIDR: %v", err)
+			}
+			return nil
+		})
+	}
+	refuse()
+	s.notReady(n, "fewer than two pods")
+	n = s.start(Embedded)
+	s.notReady(n, "has not sent this node's pod CIDR")
+	s.In(s.Node, func() error { return n.SetPodCIDR("10.77.1.0/24") })
+	s.pod("10.77.1.")
+	refuse()
+	s.pod("10.77.1.")
+	// As a daemon that did not look stored it.
+	if err := os.WriteFile(n.cidrPath(), []byte("10.77.1.0/31\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n = s.start(Embedded)
+	s.In(s.Node, func() error { return n.SetPodCIDR("10.77.1.0/24") })
+	s.pod("10.77.1.")
+}

@@ -50,6 +50,12 @@ type Config struct {
 	MTU int
 }
 
+// Check says why these ranges cannot be used on this host; nil: they can.
+func (c Config) Check() error {
+	_, err := pools(c)
+	return err
+}
+
 // Network is the embedded network of one instance. It implements network.Network.
 type Network struct {
 	instance string
