@@ -90,11 +90,25 @@ func (m *Manager) WatchExits(ctx context.Context) {
 		case <-m.exits.wake:
 		}
 		for _, i := range m.exits.take() {
-			if err := guarded(ctx, "exit", func(ctx context.Context) error { return m.exited(ctx, i) }); err != nil {
-				logger(i.ID).Error("cannot record exit, will try again", "err", err)
-				time.AfterFunc(saveAgain, func() { m.exits.put(i) })
+			if m.leavesProcesses(i.ID) { // whose end may take long: the others' is recorded meanwhile
+				go m.takeExit(ctx, i)
+			} else {
+				m.takeExit(ctx, i)
 			}
 		}
+	}
+}
+
+// leavesProcesses tells whether the container's end has to end others too (setEnd).
+func (m *Manager) leavesProcesses(id string) bool {
+	e, err := m.containerEntry(id)
+	return err == nil && !m.currentContainer(e).ownPIDs()
+}
+
+func (m *Manager) takeExit(ctx context.Context, i keeper.Item) {
+	if err := guarded(ctx, "exit", func(ctx context.Context) error { return m.exited(ctx, i) }); err != nil {
+		logger(i.ID).Error("cannot record exit, will try again", "err", err)
+		time.AfterFunc(saveAgain, func() { m.exits.put(i) })
 	}
 }
 
