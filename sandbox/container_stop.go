@@ -131,6 +131,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	}
 	m.exits.forget(c.ID)
 	m.forgetContainer(c)
+	m.ended(e) // one that was started since is gone too, and nobody records its end
 	return nil
 }
 

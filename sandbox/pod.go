@@ -33,8 +33,11 @@ type Pod struct {
 	ReadyAt   time.Time `json:"ready_at,omitzero"`
 	StoppedAt time.Time `json:"stopped_at,omitzero"`
 	// Stopping: it is being taken down, and is not what it was.
-	Stopping bool           `json:"stopping,omitempty"`
-	Network  network.Result `json:"network"`
+	Stopping bool `json:"stopping,omitempty"`
+	// Down: its address is being given back, or was. The record does not say so: what
+	// is Stopping when the daemon starts is taken for that.
+	Down    bool           `json:"-"`
+	Network network.Result `json:"network"`
 	// CgroupParent is the group that the containers' groups are made in; it is
 	// ours if the request named none.
 	CgroupParent string `json:"cgroup_parent"`
@@ -47,7 +50,7 @@ type Pod struct {
 }
 
 // Ready tells whether containers can be made in the pod.
-func (p *Pod) Ready() bool { return !p.ReadyAt.IsZero() && p.StoppedAt.IsZero() }
+func (p *Pod) Ready() bool { return !p.ReadyAt.IsZero() && p.StoppedAt.IsZero() && !p.Down }
 
 // namespaces are the pod's own namespace options, never nil.
 func (p *Pod) namespaces() *runtimeapi.NamespaceOption {

@@ -73,6 +73,17 @@ func (m *Manager) recordStopping(e *podEntry) *Pod {
 	return &stopping
 }
 
+// publishDown has nobody take the pod for ready whose address may be another's: the
+// rest of its end may fail, or take long.
+func (m *Manager) publishDown(e *podEntry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	down := *e.pod
+	down.Down = true
+	m.publishPod(e.pod, &down)
+	e.pod = &down
+}
+
 func (m *Manager) recordStop(e *podEntry, p *Pod) error {
 	if p.ReadyAt.IsZero() {
 		return nil // it never was: all of it goes, its record too
@@ -85,6 +96,7 @@ func (m *Manager) recordStop(e *podEntry, p *Pod) error {
 
 // takeDown undoes what a pod has on the host but its directories.
 func (m *Manager) takeDown(ctx context.Context, e *podEntry, p *Pod) error {
+	m.publishDown(e)
 	up := &podUp{Manager: m, entry: e, pod: *p}
 	return errors.Join(
 		m.cfg.Runtime.Delete(ctx, oci.InitID(p.ID), cgroupPath(p.CgroupParent, oci.InitID(p.ID))),

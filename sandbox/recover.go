@@ -104,6 +104,7 @@ func (m *Manager) loadPods() error {
 			continue
 		}
 		m.cfg.Labels.Hold(p.Labels)
+		p.Down = p.Stopping
 		m.mu.Lock()
 		m.pods[id] = &podEntry{lock: newLock(), pod: p, stopping: p.Stopping}
 		m.podKeys[podKey(p.Config.Of)] = id

@@ -158,3 +158,82 @@ func TestRemovedWhileItsEndIsWritten(t *testing.T) {
 		t.Errorf("%d containers are listed", len(list))
 	}
 }
+
+// TestRemovedAsItStarts: a container is started between the two looks of its removal,
+// and somebody stops it: the stop does not wait for an end that nobody records.
+func TestRemovedAsItStarts(t *testing.T) {
+	m := newTestManager(t, nil)
+	e := runningContainer(m)
+	running := *e.ctr
+	created := running
+	created.StartedAt = time.Time{}
+	e.ctr = &created
+	stopped := make(chan error, 1)
+	removed := make(chan error, 1)
+	e.lock <- struct{}{}
+	go func() { removed <- m.RemoveContainer(t.Context(), created.ID) }() // its first look comes next,
+	<-time.After(200 * time.Millisecond)
+	started := make(chan struct{})
+	go func() { // and then this one's turn,
+		e.lock <- struct{}{}
+		m.mu.Lock()
+		e.ctr = &running
+		m.mu.Unlock()
+		go func() { stopped <- m.awaitStop(t.Context(), e, &running, time.Minute) }()
+		close(started)
+		e.lock.release()
+	}()
+	<-time.After(200 * time.Millisecond)
+	e.lock.release()
+	<-started
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-stopped:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the stop waits for a container that is gone")
+	}
+}
+
+// TestHalfStopped: a pod that gave its address back and could not be stopped to the
+// end is not ready, for this daemon and for the next; a stop goes on with it.
+func TestHalfStopped(t *testing.T) {
+	fails := true
+	m := newTestManager(t, func(point string) error {
+		if fails && point == "pod: undo pin network namespace" {
+			return errors.New("not this time")
+		}
+		return nil
+	})
+	id, err := m.RunPod(t.Context(), nodePod("p"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.StopPod(t.Context(), id); err == nil {
+		t.Fatal("the first stop succeeded")
+	}
+	for _, p := range m.List().Pods {
+		if p.Ready() {
+			t.Error("it is ready")
+		}
+	}
+	next := newTestManager(t, nil)
+	next.cfg.RootDir = m.cfg.RootDir
+	if err := next.loadPods(); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := next.Pod(id); err != nil || p.Ready() {
+		t.Errorf("the next daemon has it ready, or not: %v", err)
+	}
+	fails = false
+	if err := m.StopPod(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := m.Pod(id); err != nil || p.StoppedAt.IsZero() {
+		t.Errorf("it has not stopped: %v", err)
+	}
+}
