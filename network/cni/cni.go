@@ -69,7 +69,7 @@ type Network struct {
 	serving atomic.Pointer[serving]
 	cidrs   atomic.Pointer[[]netip.Prefix]
 	pods    locks
-	gcGate  sync.RWMutex // read: ADD and DEL; write: GC (CNI 1.1 wants them apart)
+	gcGate  gate // ADD and DEL pass; GC closes it (CNI 1.1 wants them apart)
 
 	statusNow, gcNow, retryNow chan struct{}
 	swept                      sync.Once
@@ -138,8 +138,10 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		return network.Result{}, err
 	}
 	defer unlock()
-	n.gcGate.RLock()
-	defer n.gcGate.RUnlock()
+	if err := n.gcGate.enter(ctx); err != nil {
+		return network.Result{}, err
+	}
+	defer n.gcGate.leave()
 	if old, ok := n.journal.get(pod.ID); ok {
 		if old.Result != nil && !old.Leaving && old.NetNS == pod.NetNSPath {
 			return *old.Result, nil
@@ -228,8 +230,11 @@ func (n *Network) detach(ctx context.Context, id string) error {
 	if err := n.journal.save(one); err != nil {
 		return err
 	}
-	n.gcGate.RLock()
-	defer n.gcGate.RUnlock()
+	if n.gcGate.enter(ctx) != nil {
+		kick(n.retryNow) // it is in the journal
+		return nil
+	}
+	defer n.gcGate.leave()
 	n.del(ctx, one) // a failure is in the journal and in the log
 	return nil
 }

@@ -408,3 +408,35 @@ func TestSweepIsNoGC(t *testing.T) {
 		t.Errorf("%d GCs", n)
 	}
 }
+
+// TestWaitForGCEnds: who waits for the plugins' GC goes away with his context, and a
+// DEL that did not come to run is repeated.
+func TestWaitForGCEnds(t *testing.T) {
+	s := newScene(t)
+	s.cfg.Timing.GC = 3 * time.Second
+	s.write("10-a.conflist", s.list("a", map[string]string{"GC": "hang"}, nil))
+	s.open()
+	there := s.pod()
+	if _, err := s.attach(there); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.net.Sweep(t.Context(), func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "GC runs", func() bool { return len(s.calls("GC")) == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.net.Attach(ctx, s.pod()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ADD: %v", err)
+	}
+	if err := s.net.Detach(ctx, there.ID); err != nil {
+		t.Errorf("DEL: %v", err)
+	}
+	if syscall.Kill(s.calls("GC")[0].PID, 0) != nil {
+		t.Error("they waited for GC")
+	}
+	until(t, "DEL ran", func() bool { return len(s.calls("DEL")) == 1 && s.net.Pending() == 0 })
+	if n := len(s.calls("ADD")); n != 1 {
+		t.Errorf("%d ADDs", n)
+	}
+}

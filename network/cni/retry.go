@@ -103,8 +103,10 @@ func (n *Network) retryOne(id string) {
 	if !ok || !one.Leaving || time.Until(one.Next) > 0 {
 		return
 	}
-	n.gcGate.RLock()
-	defer n.gcGate.RUnlock()
+	if n.gcGate.enter(n.ctx) != nil {
+		return
+	}
+	defer n.gcGate.leave()
 	if n.del(n.ctx, one) == nil {
 		slog.Info("CNI DEL succeeded at last", "id", short(id), "attempts", one.Attempts+1)
 	}
@@ -122,9 +124,9 @@ func (n *Network) collect() {
 	}
 	for {
 		wait := n.cfg.Timing.GCEvery
-		if n.gcGate.TryLock() {
+		if n.gcGate.close() {
 			n.gc()
-			n.gcGate.Unlock()
+			n.gcGate.open()
 		} else {
 			wait = min(wait, gcRetry)
 		}
