@@ -14,7 +14,7 @@ import (
 // Listen listens on a unix socket that only our own user may use: its mode is
 // 0600, and every peer's credentials are checked.
 func Listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeSocket(path); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
 	}
 	old := unix.Umask(0o177)
@@ -24,6 +24,21 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
 	}
 	return ownUserOnly{l}, nil
+}
+
+// removeSocket removes what a daemon before this one left, and nothing else.
+func removeSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("what is there is no socket, and stays")
+	}
+	return os.Remove(path)
 }
 
 type ownUserOnly struct{ net.Listener }
