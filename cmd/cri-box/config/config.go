@@ -107,10 +107,13 @@ const Default = "/etc/cri-box/config.toml"
 // DefaultState is the state directory whose daemon has no prefix of its own.
 const DefaultState = "/run/cri-box"
 
+// socketName is that of the CRI socket in the state directory.
+const socketName = "cri-box.sock"
+
 // Socket is the path of the CRI socket.
 func (c *Config) Socket() string {
 	if c.Listen == "" {
-		return filepath.Join(c.State, "cri-box.sock")
+		return filepath.Join(c.State, socketName)
 	}
 	return c.Listen
 }

@@ -153,6 +153,8 @@ func TestRefusals(t *testing.T) {
 		"[container]\nmissing_bind_source = 'make'":       "accepted: \"error\", \"create\"",
 		"[container]\npath = '/bin:bin'":                  "accepted: absolute paths with : between them",
 		"root = '/a'\nstate = '/a'":                       "root and state are both /a",
+		"root = '/a'\nstate = '/a/'":                      "root and state are both /a",
+		"state = '/" + strings.Repeat("x", 94) + "'":      "state is /xxx",
 		"root = \"/a\nstate = '/b'":                       "config.toml:1:",
 		"root = '/a'\nroot = '/b'":                        "config.toml:2:",
 		strings.Repeat("#", maxFile+1):                    "is larger than 1MiB",
@@ -177,6 +179,19 @@ func TestAllIsToldAtOnce(t *testing.T) {
 	}
 	if want := []string{"config.toml:1:", "config.toml:3:", "config.toml:4:", "a.toml:1:", "command"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("errors at %v, wanted %v:\n%v", got, want, err)
+	}
+}
+
+// Values of flags are taken as they are, whatever TOML would make of them.
+func TestFlagsAreText(t *testing.T) {
+	for _, state := range []string{"/it's", `/a "b"`, `/a\b`, `/it's "b" \c`, "/#1", "/\u00e9"} {
+		c, _, err := Load(Source{Path: write(t, ""), Flags: []string{"state=" + state}})
+		if err != nil || c.State != state {
+			t.Errorf("%q is read as %+v, %v", state, c, err)
+		}
+	}
+	if _, _, err := Load(Source{Path: write(t, ""), Flags: []string{"state=/a\xff"}}); err == nil {
+		t.Error("what is no text is taken")
 	}
 }
 

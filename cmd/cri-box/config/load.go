@@ -75,8 +75,11 @@ func (c *Config) agree() (wrong []error) {
 	if !c.Network.IPv4.IsValid() && !c.Network.IPv6.IsValid() {
 		wrong = append(wrong, errors.New("network.ipv4 and network.ipv6 are both empty: pods need an address of one family at least"))
 	}
-	if c.Root == c.State {
+	if filepath.Clean(c.Root) == filepath.Clean(c.State) {
 		wrong = append(wrong, fmt.Errorf("root and state are both %s: what ends with the boot needs a directory of its own", c.Root))
+	}
+	if socket := filepath.Join(c.State, socketName); !socketPath(socket) {
+		wrong = append(wrong, fmt.Errorf("state is %s: sockets are made in it, and the path of one has at most 107 bytes (unix(7)), not the %d of %s", c.State, len(socket), socket))
 	}
 	return wrong
 }
@@ -144,7 +147,7 @@ func flagText(flag string) document {
 	key, value, _ := strings.Cut(flag, "=")
 	t := document{name: "command line", body: []byte(key + " = " + value), flag: true}
 	if _, err := t.parse(); err != nil {
-		t.body = []byte(key + " = '" + value + "'")
+		t.body = []byte(key + ` = "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`)
 	}
 	return t
 }
