@@ -38,6 +38,9 @@ func resetCommand(n *node) *cobra.Command {
 			"program itself stay.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if needRoot() != nil {
+				return errors.New("cannot remove anything: only the machine's own root can; use sudo")
+			}
 			s := settings{source: config.Source{Path: n.config}}
 			if err := errors.Join(s.flag("state", n.state, true), s.flag("root", rootDir, true)); err != nil {
 				return err
@@ -86,9 +89,8 @@ func reset(s settings) error {
 	defer cancel()
 	d := &daemon{settings: s, gate: make(chan struct{})}
 	if err := d.open(ctx); err != nil {
-		lock := d.lock
 		d.close()
-		if lock == nil {
+		if errors.Is(err, errServed) {
 			return fmt.Errorf("%w; stop the daemon first", err)
 		}
 		return err
@@ -99,7 +101,14 @@ func reset(s settings) error {
 	if err := d.removeAll(ctx); err != nil {
 		return fmt.Errorf("not all could be removed; images and records are still there for another try: %w", err)
 	}
-	return errors.Join(removeKnown(s.root, inRoot), removeKnown(s.state, inState))
+	if err := errors.Join(removeKnown(s.root, inRoot), removeKnown(s.state, inState)); err != nil {
+		return err
+	}
+	inner, outer := s.root, s.state
+	if strings.HasPrefix(s.state, s.root+"/") {
+		inner, outer = s.state, s.root
+	}
+	return errors.Join(removeEmpty(inner), removeEmpty(outer))
 }
 
 // removeAll takes down the pods, the keeper, and the network, and closes the parts.
@@ -135,8 +144,7 @@ func (d *daemon) removePods(ctx context.Context) error {
 	return errors.Join(wrong...)
 }
 
-// removeKnown removes what is ours in a directory, and the directory if nothing
-// else is in it.
+// removeKnown removes what is ours in a directory.
 func removeKnown(dir string, names []string) error {
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -151,7 +159,16 @@ func removeKnown(dir string, names []string) error {
 			return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), err)
 		}
 	}
-	if err := os.Remove(dir); err != nil {
+	return nil
+}
+
+// removeEmpty removes a directory if nothing else was in it.
+func removeEmpty(dir string) error {
+	err := os.Remove(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove %s: what is still in it is not cri-box's: %w", dir, err)
 	}
 	fmt.Println("removed", dir)

@@ -88,6 +88,9 @@ func (d *daemon) makeDirs(context.Context) error {
 	return nil
 }
 
+// errServed: a daemon has the state directory.
+var errServed = errors.New("another cri-box does")
+
 // takeLock makes sure that one daemon serves a state directory.
 func (d *daemon) takeLock(context.Context) error {
 	path := filepath.Join(d.state, "lock")
@@ -98,7 +101,7 @@ func (d *daemon) takeLock(context.Context) error {
 	if err := lockSoon(int(f.Fd())); err != nil {
 		pid, _ := os.ReadFile(path)
 		f.Close()
-		return fmt.Errorf("cannot serve %s: another cri-box does (pid %s); use another --state and --root", d.state, strings.TrimSpace(string(pid)))
+		return fmt.Errorf("cannot serve %s: %w (pid %s); use another --state and --root", d.state, errServed, strings.TrimSpace(string(pid)))
 	}
 	d.lock = f
 	if err := f.Truncate(0); err != nil {

@@ -1,8 +1,10 @@
 package cli_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -188,6 +190,59 @@ func TestReset(t *testing.T) {
 			t.Errorf("%s is still there: %v", dir, err)
 		}
 	}
+}
+
+// TestResetOfNestedDirectories: whichever is in the other, both go.
+func TestResetOfNestedDirectories(t *testing.T) {
+	for _, at := range [][2]string{{"a", "a/state"}, {"a/root", "a"}} {
+		i := harness.Bare(t)
+		root, state := filepath.Join(i.Dir, at[0]), filepath.Join(i.Dir, at[1])
+		if err := errors.Join(os.MkdirAll(root, 0o700), os.MkdirAll(state, 0o711)); err != nil {
+			t.Fatal(err)
+		}
+		out, err := i.Command("reset", "--yes", "--state", state, "--root", root).CombinedOutput()
+		if err != nil {
+			t.Errorf("root %s, state %s: %v\n%s", at[0], at[1], err, out)
+		}
+		if _, err := os.Stat(filepath.Join(i.Dir, "a")); !os.IsNotExist(err) {
+			t.Errorf("root %s, state %s: it is still there: %v", at[0], at[1], err)
+		}
+	}
+}
+
+// TestResetThatCannot: only who is kept away by a daemon is told to stop it.
+func TestResetThatCannot(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, how := range map[string][]string{
+		"not a directory": {harness.CriBox(t)},
+		"use sudo":        {"setpriv", "--reuid", "65534", "--clear-groups", nobodys(t, harness.CriBox(t))},
+	} {
+		args := append(how[1:], "reset", "--yes", "--root", file, "--state", filepath.Join(dir, "state"))
+		out, err := exec.Command(how[0], args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) || strings.Contains(string(out), "stop the daemon") {
+			t.Errorf("%v: %v\n%s", how, err, out)
+		}
+	}
+}
+
+// nobodys is a copy of a program that anybody can start.
+func nobodys(t *testing.T, path string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	copied := filepath.Join(dir, "cri-box")
+	program, err := os.ReadFile(path)
+	if err := errors.Join(err, os.WriteFile(copied, program, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }
 
 // TestWhyWhileItHangs: a pod that is stuck at a step, and the answer does not wait for it.
