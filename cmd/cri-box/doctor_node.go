@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/cri-box/cri-box/network/mode"
+	"github.com/cri-box/cri-box/oci/image"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -110,8 +111,9 @@ func lookRegistries(ctx context.Context, c *client) []finding {
 			list = append(list, finding{What: dir, State: bad, Consequence: err.Error(), Remedy: "make it readable for root"})
 		}
 		for _, e := range entries {
-			if e.IsDir() && e.Name() != "_default" {
-				list = append(list, lookRegistry(ctx, c, filepath.Join(dir, e.Name())))
+			path := filepath.Join(dir, e.Name())
+			if info, err := os.Stat(path); err == nil && info.IsDir() { // or a link to one
+				list = append(list, lookRegistry(ctx, c, path))
 			}
 		}
 	}
@@ -123,22 +125,35 @@ func lookRegistries(ctx context.Context, c *client) []finding {
 
 func lookRegistry(ctx context.Context, c *client, dir string) finding {
 	host := filepath.Base(dir)
-	if name, port, ok := strings.Cut(strings.Trim(host, "_"), "_"); ok { // host_port_, as containerd has it
+	asked := host
+	if host == "_default" { // that of registries without a directory
+		asked = "registry.invalid"
+	} else if name, port, ok := strings.Cut(strings.Trim(host, "_"), "_"); ok { // host_port_, as containerd has it
 		host = name + ":" + port
+		asked = host
 	}
-	var plan struct{ Hosts []struct{ URL string } }
-	err := c.askJSON(ctx, "/images/explain?ref="+url.QueryEscape(host+"/x"), &plan)
+	var plan image.Plan
+	err := c.askJSON(ctx, "/images/explain?ref="+url.QueryEscape(asked+"/x"), &plan)
+	if away := (*net.OpError)(nil); errors.As(err, &away) {
+		return finding{What: "registry " + host, State: note, Consequence: "it is not known whether its configuration is right: " + err.Error(), Remedy: "start the daemon"}
+	}
 	if err != nil {
 		return finding{What: "registry " + host, State: bad, Consequence: "pulls from it fail: " + err.Error(), Remedy: "correct " + filepath.Join(dir, "hosts.toml")}
 	}
-	return finding{What: fmt.Sprintf("registry %s: %d hosts", host, len(plan.Hosts)), State: good}
+	return check(plan.Directory == dir, fmt.Sprintf("registry %s: %d hosts", host, len(plan.Hosts)), note,
+		fmt.Sprintf("%s is not used: %s has its configuration from %q", dir, plan.Name, plan.Directory), "name it as the images' registry, host or host_port_, and have it in one of image.certs_dirs only")
 }
 
 func lookDaemon(ctx context.Context, c *client) []finding {
-	info, err := os.Stat(c.settings.listen)
-	if err == nil {
-		err = ownSocket(info)
+	list := lookRunning(ctx, c)
+	if err := c.settings.wrong; err != nil {
+		list = append(list, finding{What: "configuration files", State: bad, Consequence: "no daemon starts with them: " + err.Error(), Remedy: "correct what the message names; cri-box config check FILE judges a file"})
 	}
+	return list
+}
+
+func lookRunning(ctx context.Context, c *client) []finding {
+	info, err := os.Stat(c.settings.listen)
 	if err != nil {
 		return []finding{{What: "daemon", State: note, Consequence: "it does not run: " + err.Error(), Remedy: "systemctl start cri-box, or cri-box serve"}}
 	}
@@ -146,7 +161,7 @@ func lookDaemon(ctx context.Context, c *client) []finding {
 	if err != nil {
 		return []finding{{What: "daemon", State: bad, Consequence: plain(err, c.settings.listen).Error(), Remedy: "see its log: journalctl -u cri-box"}}
 	}
-	var list []finding
+	list := lookSocket(info)
 	for _, cond := range resp.GetStatus().GetConditions() {
 		list = append(list, check(cond.Status, cond.Type, bad, cond.Message, "the message says what is missing"))
 	}
@@ -158,11 +173,13 @@ func lookDaemon(ctx context.Context, c *client) []finding {
 // socketMode is what the daemon makes its sockets with.
 const socketMode = 0o600
 
-func ownSocket(info fs.FileInfo) error {
-	if info.Mode().Perm() != socketMode {
-		return fmt.Errorf("its socket has mode %o, not %o: others may use it", info.Mode().Perm(), socketMode)
+// lookSocket says what is wrong with the daemon's socket, if anything is.
+func lookSocket(info fs.FileInfo) []finding {
+	if info.Mode().Perm() == socketMode {
+		return nil
 	}
-	return nil
+	return []finding{{What: "socket of the daemon", State: note, Consequence: fmt.Sprintf("its mode is %o, not %o: others can connect, and keep the daemon busy with refusing them", info.Mode().Perm(), socketMode),
+		Remedy: fmt.Sprintf("chmod %o, or restart the daemon", socketMode)}}
 }
 
 // askJSON asks the daemon's own socket.

@@ -53,7 +53,7 @@ func (n *node) settings() (settings, error) {
 		return s, nil
 	}
 	fmt.Fprintln(os.Stderr, "cri-box: looking for the daemon in the usual place:", err)
-	s.config = config.New()
+	s.config, s.wrong = config.New(), err
 	if n.state != "" {
 		s.config.State = n.state
 	}

@@ -28,6 +28,7 @@ type settings struct {
 	files               []string // that were read
 	config              *config.Config
 	listen, root, state string
+	wrong               error // why config is not what the files say
 }
 
 // flag takes one flag of the command line. Paths may be relative there.

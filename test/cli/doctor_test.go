@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,6 +64,59 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestDoctorOfRegistries: links are followed, what unknown registries have is looked
+// at, and what no pull reads is named.
+func TestDoctorOfRegistries(t *testing.T) {
+	certs := t.TempDir()
+	i := harness.New(t, harness.Config(fmt.Sprintf("image.certs_dirs = [%q]", certs)))
+	broken, whole := filepath.Join(t.TempDir(), "broken"), filepath.Join(t.TempDir(), "whole")
+	for dir, text := range map[string]string{broken: "capabilities = ", whole: "server = 'https://mirror.example.org'\n",
+		certs + "/_default": "capabilities = ", certs + "/docker.io": "", certs + "/nohost": "", certs + "/right.example.org_5000_": ""} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink(broken, certs+"/broken.example.org"), os.Symlink(whole, certs+"/whole.example.org")); err != nil {
+		t.Fatal(err)
+	}
+	look := func(state string) string {
+		cmd := i.Command("doctor", "--state", state, "--config", filepath.Join(i.Dir, "config.toml"), "-o", "json", "registries")
+		out, _ := cmd.Output()
+		var findings []finding
+		if err := json.Unmarshal(out, &findings); err != nil {
+			t.Fatalf("%v in %s", err, out)
+		}
+		var list []string
+		for _, f := range findings {
+			list = append(list, f.State+" "+strings.Fields(f.What)[1])
+		}
+		return strings.Join(list, ", ")
+	}
+	if got, want := look(i.State), "BAD _default, BAD broken.example.org, ok docker.io:, note nohost:, ok right.example.org:5000:, ok whole.example.org:"; got != want {
+		t.Errorf("found %s\nwanted %s", got, want)
+	}
+	if got, want := look(t.TempDir()), "note _default, note broken.example.org, note docker.io, note nohost, note right.example.org:5000, note whole.example.org"; got != want {
+		t.Errorf("without a daemon: found %s\nwanted %s", got, want)
+	}
+}
+
+// TestDoctorOfAWrongFile: a configuration with which no daemon starts is bad, whether
+// one runs with the one before or not.
+func TestDoctorOfAWrongFile(t *testing.T) {
+	i := harness.New(t)
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, []byte("nonsense = 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []string{i.State, t.TempDir()} {
+		cmd := i.Command("doctor", "daemon", "--state", state, "--config", file)
+		out, _ := cmd.Output()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "configuration files") || !strings.Contains(string(out), "nonsense: there is no such setting") {
+			t.Errorf("code %d\n%s", code, out)
+		}
+	}
+}
+
 type finding struct{ Area, What, State, Consequence, Remedy string }
 
 // A sick machine is one on which the doctor is to find something.
@@ -111,11 +165,11 @@ var sicknesses = []sick{
 	{"clock", `exec strace -f -qq -o /dev/null -e trace=adjtimex -e inject=adjtimex:retval=0 "$@"`, "clock kept right", "ok"},
 	{"network", `exec setpriv --bounding-set -net_admin "$@"`, "nftables", "BAD"},
 	{"network", `exec unshare --net "$@"`, "default route", "note"},
-	{"network", `exec unshare --net "$@"`, "IP forwarding", "note"},
+	{"network", `exec unshare --net sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward; exec "$@"' sh "$@"`, "IP forwarding", "note"},
 	{"network", says("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"), "IPv6", "note"},
 	{"network", `exec "$@" --state $TMP/nobody`, "network of the daemon", "note"},
 	{"daemon", `exec "$@" --state $TMP/nobody`, "daemon", "note"},
-	{"daemon", `trap 'chmod 600 $STATE/cri-box.sock' EXIT; chmod 666 $STATE/cri-box.sock; "$@"`, "daemon", "note"},
+	{"daemon", `trap 'chmod 600 $STATE/cri-box.sock' EXIT; chmod 666 $STATE/cri-box.sock; "$@"`, "socket of the daemon", "note"},
 }
 
 // TestDoctorFinds makes the machine look sick in each way that the doctor knows:
