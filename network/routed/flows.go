@@ -1,6 +1,7 @@
 package routed
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -86,8 +87,19 @@ func (f *flows) run() {
 	}
 }
 
+// addresses are the host's. The kernel says of a list that a link or an address came
+// or went while it was read: it is read again, and at last taken as it is.
+func (f *flows) addresses() (all []netlink.Addr, err error) {
+	for range 3 {
+		if all, err = f.handle.AddrList(nil, unix.AF_UNSPEC); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
 func (f *flows) end(asked []stale) error {
-	host, err := f.handle.AddrList(nil, unix.AF_UNSPEC)
+	host, err := f.addresses()
 	if err != nil {
 		return fmt.Errorf("cannot list the host's addresses: %w", err)
 	}

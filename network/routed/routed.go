@@ -369,6 +369,9 @@ func (n *Network) Sweep(ctx context.Context, keep func(podID8 string) bool) erro
 	var links []netlink.Link
 	errs = append(errs, n.queue.do(ctx, func() (err error) {
 		links, err = n.host.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil // a link came or went meanwhile: what the list lacks the next Sweep finds
+		}
 		return err
 	}))
 	for _, link := range links {
