@@ -167,10 +167,10 @@ func (n *Network) Attach(ctx context.Context, pod network.Pod) (network.Result, 
 		if err := n.ensure(); err != nil { // the table of all pods but this one
 			return notReady(err)
 		}
-		if held, err = n.leases.claim(pod, ports); err != nil {
+		if err := n.checkTaken(ports); err != nil { // before there is a lease: whoever writes the table writes all of them
 			return err
 		}
-		if err := n.checkTaken(ports); err != nil {
+		if held, err = n.leases.claim(pod, ports); err != nil {
 			return err
 		}
 		if err := n.connect(w, &held, ahead); err != nil {

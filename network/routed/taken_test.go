@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
+
 	"github.com/cri-box/cri-box/network"
 )
 
@@ -107,4 +109,21 @@ func TestPodsWhoseIDsBeginAlike(t *testing.T) {
 	}
 	l.serve(first.NetNS, "first", ":80")
 	l.expect(l.node, first.v4, "80", "first "+node4)
+}
+
+// A pod that did not get its port has it at no time, also before it is detached and
+// whoever has the table written anew.
+func TestRefusedPortIsNotPublished(t *testing.T) {
+	l := newLab(t)
+	l.serve(l.node, "host", ":7001")
+	p := l.prepare("7001:80/tcp")
+	if _, err := l.net.Attach(context.Background(), p.Pod); !errors.Is(err, network.ErrPortTaken) {
+		t.Fatal(err)
+	}
+	l.in(l.node, func() error { return l.edit(func(c *nftables.Conn) { c.FlushRuleset() }) })
+	l.pod()
+	l.expectTCP(l.outside, node4, "7001", "host "+out4)
+	if err := l.net.Detach(context.Background(), p.ID); err != nil {
+		t.Error(err)
+	}
 }
