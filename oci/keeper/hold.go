@@ -94,6 +94,7 @@ func (k *keeper) startLogs(h *held, rests map[string][]byte) error {
 		return err
 	}
 	h.logger = newLogger(h.Log, file)
+	h.logger.last = h.seen != nil || h.Exit != nil
 	maps.Copy(h.logger.rests, rests)
 	h.logger.tell = func(why error) { go k.tellUnwritable(h.ID, why) }
 	return h.startPumps(file)
@@ -178,6 +179,7 @@ func (k *keeper) await(h *held, w *waiter) {
 // finish waits for the last output of a process whose end was seen, and reports.
 func (k *keeper) finish(h *held) {
 	if h.logger != nil {
+		h.logger.exited()
 		drained := make(chan struct{})
 		go func() { h.logger.streams.Wait(); close(drained) }()
 		select {

@@ -31,6 +31,7 @@ type logger struct {
 	told  bool // that this file cannot be written
 	// paused has the pumps end where they are; inputs are what they read from.
 	paused bool
+	last   bool // the process has ended
 	inputs map[string]*os.File
 	ended  map[string]bool   // by stream that has begun
 	rests  map[string][]byte // unfinished lines that are in no stash, between two pumps
@@ -417,9 +418,35 @@ func (l *logger) pumpTTY(master *os.File) {
 		if len(out) > 0 {
 			l.write(out, nil, 0)
 		}
-		if err != nil {
+		if err != nil && !(errors.Is(err, unix.EIO) && l.opensAgain(master)) {
 			l.over(FDTTY)
 			return
 		}
+	}
+}
+
+// opensAgain waits, while nobody has a terminal's other side open, for who does and
+// writes to it, or for a pause; false: the process has ended.
+func (l *logger) opensAgain(master *os.File) (yes bool) {
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		l.mu.Lock()
+		yes = !l.last
+		l.mu.Unlock()
+		return !yes || polled(fd, unix.POLLIN)
+	})
+	return yes && (err == nil || errors.Is(err, os.ErrDeadlineExceeded))
+}
+
+// exited has the pump of a terminal wait no longer for who opens it.
+func (l *logger) exited() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = true
+	if tty := l.inputs[FDTTY]; tty != nil {
+		tty.SetReadDeadline(time.Unix(1, 0))
 	}
 }
