@@ -30,6 +30,22 @@ func (k *keeper) beginCount(h *held) {
 	}
 }
 
+// resumeCount goes on with what an earlier build has counted; nil if it told of none.
+// k.mu is held.
+func (k *keeper) resumeCount(h *held, slices map[uint64]uint64) {
+	var st unix.Stat_t
+	if fd, ok := h.fds[FDSliceKills]; ok && unix.Fstat(fd, &st) == nil {
+		if n, handed := slices[st.Ino]; handed {
+			h.slice = st.Ino
+			if _, again := k.slices[h.slice]; !again {
+				k.slices[h.slice] = n
+			}
+			return
+		}
+	}
+	k.beginCount(h)
+}
+
 // endCount forgets a slice with its last item. k.mu is held.
 func (k *keeper) endCount(slice uint64) {
 	for _, other := range k.items {
@@ -48,7 +64,7 @@ func (k *keeper) countKills(h *held) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n, ok := h.count(FDKills)
-	if !ok {
+	if !ok || h.kills != nil { // read before an upgrade
 		return
 	}
 	h.kills = &n

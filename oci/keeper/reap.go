@@ -133,6 +133,14 @@ func (w *waiter) reap() (status syscall.WaitStatus, err error) {
 	return status, cmp.Or(err, waits)
 }
 
+// reapRest reaps a process whose end an earlier build saw while it was traced (reap),
+// in the background, if it is a zombie of ours still and so has its pid.
+func reapRest(pidfd, pid int) {
+	if _, err := waitid(uintptr(pidfd), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err == nil {
+		go reapPID(pid)
+	}
+}
+
 func waitid(pidfd uintptr, options int) (info siginfoChild, err error) {
 	for {
 		_, _, errno := syscall.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, pidfd, uintptr(unsafe.Pointer(&info)), uintptr(options), 0, 0)

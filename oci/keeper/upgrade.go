@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"strconv"
@@ -36,13 +37,17 @@ type handover struct {
 	Seq     uint64       `json:"seq"`  // of the request to answer
 	Items   []handedItem `json:"items"`
 	Strays  []stray      `json:"strays,omitempty"`
+	// Slices are keeper.slices.
+	Slices map[uint64]uint64 `json:"slices,omitempty"`
 }
 
 type handedItem struct {
 	Item
-	FDs  []int            `json:"item_fds"` // as Names
-	Seen *Exit            `json:"seen,omitempty"`
-	Taps map[string][]int `json:"taps,omitempty"`
+	FDs  []int `json:"item_fds"` // as Names
+	Seen *Exit `json:"seen,omitempty"`
+	// Kills is held.kills.
+	Kills *uint64          `json:"kills,omitempty"`
+	Taps  map[string][]int `json:"taps,omitempty"`
 	// Rests are the unfinished lines that are in no stash.
 	Rests map[string][]byte `json:"rests,omitempty"`
 }
@@ -170,13 +175,13 @@ func (h *held) restartPumps() error {
 func (k *keeper) handover(m *message, all []*held) (*handover, []int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	state := &handover{Version: handoverVersion, Peer: k.peer, Seq: m.Seq}
+	state := &handover{Version: handoverVersion, Peer: k.peer, Seq: m.Seq, Slices: maps.Clone(k.slices)}
 	fds := []int{ListenerFD, k.peer}
 	for _, h := range all {
 		if k.items[h.ID] != h {
 			continue // an exec that ended
 		}
-		item := handedItem{Item: h.Item, Seen: h.seen}
+		item := handedItem{Item: h.Item, Seen: h.seen, Kills: h.kills}
 		for _, name := range h.Names {
 			item.FDs = append(item.FDs, h.fds[name])
 		}
@@ -308,7 +313,7 @@ func (k *keeper) resume(state *handover) (end bool) {
 		k.reapLater(spawned{spawnResult: spawnResult{PID: s.PID}, pidfd: s.PidFD}, 2*spawnBound)
 	}
 	for _, i := range state.Items {
-		if err := k.resumeItem(i); err != nil {
+		if err := k.resumeItem(i, state.Slices); err != nil {
 			fmt.Fprintf(os.Stderr, "keeper: cannot go on with %s: %v\n", i.ID, err)
 		}
 	}
@@ -334,7 +339,7 @@ func (k *keeper) hasExited(h *held) bool {
 	return h.Exit != nil
 }
 
-func (k *keeper) resumeItem(i handedItem) error {
+func (k *keeper) resumeItem(i handedItem, slices map[uint64]uint64) error {
 	if len(i.FDs) != len(i.Names) {
 		return errors.New("its descriptors are missing")
 	}
@@ -342,10 +347,10 @@ func (k *keeper) resumeItem(i handedItem) error {
 		unix.CloseOnExec(fd)
 	}
 	h := k.hold(i.Item, i.FDs)
-	h.seen = i.Seen
+	h.seen, h.kills = i.Seen, i.Kills
 	k.mu.Lock()
 	k.items[i.ID] = h
-	k.beginCount(h)
+	k.resumeCount(h, slices)
 	k.mu.Unlock()
 	pidfd, running := h.fds[FDPid]
 	if !running {
@@ -361,6 +366,9 @@ func (k *keeper) resumeItem(i handedItem) error {
 			unix.SetNonblock(fd, true)
 			h.logger.addTap(stream, os.NewFile(uintptr(fd), stream))
 		}
+	}
+	if h.Exit != nil || h.seen != nil {
+		reapRest(pidfd, h.PID)
 	}
 	switch {
 	case h.Exit != nil:
