@@ -23,7 +23,6 @@ func (r *Runtime) Update(ctx context.Context, id, cgroup string, from, to *specs
 		return err
 	}
 	scores := oomScores{}
-	defer scores.close()
 	if from := from.Process.OOMScoreAdj; to.Process.OOMScoreAdj != nil && (from == nil || *from != *to.Process.OOMScoreAdj) {
 		err = scores.set(group, *to.Process.OOMScoreAdj)
 	}
@@ -49,48 +48,65 @@ func (r *Runtime) dropPrepared(id string) {
 	}
 }
 
-// oomScores are the oom_score_adj that processes had, by the open /proc/PID.
-type oomScores map[*os.File]string
+// oomScores are the oom_score_adj that processes had.
+type oomScores map[process]string
 
-// scorePasses bounds how often processes are listed: what forks all the time may
-// always have one more.
-const scorePasses = 10
+// A process is known again by its pid and when it began (StartTime).
+type process struct {
+	pid   int
+	start uint64
+}
+
+const (
+	// scorePasses bounds how often processes are listed: what forks all the time may
+	// always have one more.
+	scorePasses = 10
+	// scoresAtOnce bounds the descriptors that this takes: a container may have more
+	// processes than the daemon may have of those.
+	scoresAtOnce = 64
+)
 
 // set changes the value of all processes in the group. What was forked meanwhile
 // has its parent's old value, and is listed a moment after it took that: they are
 // looked at until twice all had the new one.
 func (o oomScores) set(group *cgroup.Cgroup, to int) error {
 	for pass, calm := 0, 0; pass < scorePasses && calm < 2; pass++ {
-		dirs, err := processDirs(group)
+		pids, err := group.Procs()
 		if err != nil {
 			return err
 		}
-		changed, err := o.setAll(dirs, strconv.Itoa(to))
-		if err != nil {
-			return fmt.Errorf("cannot set oom_score_adj to %d: %w", to, err)
-		}
-		if calm++; changed {
-			calm = 0
+		calm++
+		for some := range slices.Chunk(pids, scoresAtOnce) {
+			changed, err := o.setSome(group, some, strconv.Itoa(to))
+			if err != nil {
+				return fmt.Errorf("cannot set oom_score_adj to %d: %w", to, err)
+			}
+			if changed {
+				calm = 0
+			}
 		}
 	}
 	return nil
 }
 
-// setAll takes the directories over.
-func (o oomScores) setAll(dirs []*os.File, to string) (changed bool, err error) {
-	for i, dir := range dirs {
+func (o oomScores) setSome(group *cgroup.Cgroup, pids []int, to string) (changed bool, err error) {
+	dirs, err := processDirs(group, pids)
+	defer closeDirs(dirs)
+	if err != nil {
+		return false, err
+	}
+	for pid, dir := range dirs {
+		start := StartTime(pid) // its own, if it can be written to after that
 		before, err := readAt(dir, "oom_score_adj")
 		if err == nil && before != to {
 			err = writeAt(dir, "oom_score_adj", to)
 		}
 		switch {
 		case ended(err), err == nil && before == to:
-			dir.Close()
 		case err != nil:
-			closeAll(dirs[i:])
 			return changed, err
 		default:
-			o[dir], changed = before, true
+			o[process{pid, start}], changed = before, true
 		}
 	}
 	return changed, nil
@@ -99,52 +115,58 @@ func (o oomScores) setAll(dirs []*os.File, to string) (changed bool, err error) 
 // restore gives each process back what it had.
 func (o oomScores) restore() error {
 	var errs []error
-	for dir, value := range o {
-		if err := writeAt(dir, "oom_score_adj", value); !ended(err) {
+	for p, value := range o {
+		if err := p.setScore(value); !ended(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (o oomScores) close() {
-	for dir := range o {
-		dir.Close()
+func (p process) setScore(value string) error {
+	dir, err := openProcess(p.pid)
+	if err != nil {
+		return err
 	}
+	defer dir.Close()
+	if StartTime(p.pid) != p.start { // another has its pid
+		return nil
+	}
+	return writeAt(dir, "oom_score_adj", value)
 }
 
 // ended tells that a process has gone meanwhile.
 func ended(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) }
 
-// processDirs opens /proc/PID of the group's processes. A pid says little by
+// processDirs opens /proc/PID of those that are in the group. A pid says little by
 // itself; one that is in the group after its directory was opened is the
 // process of that directory.
-func processDirs(group *cgroup.Cgroup) ([]*os.File, error) {
-	before, err := group.Procs()
-	if err != nil {
-		return nil, err
-	}
-	opened := map[int]*os.File{}
-	for _, pid := range before {
-		if dir, err := os.Open("/proc/" + strconv.Itoa(pid)); err == nil {
-			opened[pid] = dir
+func processDirs(group *cgroup.Cgroup, pids []int) (map[int]*os.File, error) {
+	dirs := map[int]*os.File{}
+	for _, pid := range pids {
+		dir, err := openProcess(pid)
+		switch {
+		case err == nil:
+			dirs[pid] = dir
+		case !ended(err):
+			return dirs, err
 		}
 	}
 	after, err := group.Procs()
-	var dirs []*os.File
-	for pid, dir := range opened {
-		if err != nil || !slices.Contains(after, pid) {
+	for pid, dir := range dirs {
+		if !slices.Contains(after, pid) {
 			dir.Close()
-			continue
+			delete(dirs, pid)
 		}
-		dirs = append(dirs, dir)
 	}
 	return dirs, err
 }
 
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
+func openProcess(pid int) (*os.File, error) { return os.Open("/proc/" + strconv.Itoa(pid)) }
+
+func closeDirs(dirs map[int]*os.File) {
+	for _, dir := range dirs {
+		dir.Close()
 	}
 }
 

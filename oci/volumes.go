@@ -234,3 +234,9 @@ func (r *Runtime) openLog(ctx context.Context, path string) (*os.File, error) {
 	}
 	return files[0], nil
 }
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
