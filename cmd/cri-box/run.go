@@ -161,15 +161,24 @@ func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, co
 // interrupted, and returns its exit code. The pod's network ends with it.
 func (c *client) stay(ctx context.Context, id string, o *runOptions) (int32, error) {
 	always := context.WithoutCancel(ctx)
-	followed := c.watch(ctx, id, o)
-	if ctx.Err() != nil {
+	watching, giveUp := context.WithCancel(always) // also while it is being stopped
+	defer giveUp()
+	stopped := make(chan error, 1)
+	undisturbed := context.AfterFunc(ctx, func() {
 		fmt.Fprintln(os.Stderr, "cri-box: stopping it")
-		if _, err := c.stopContainer(always, id, stopGrace); err != nil {
-			return 0, err
+		_, err := c.stopContainer(always, id, stopGrace)
+		if err != nil {
+			giveUp()
 		}
-	}
-	if followed != nil && ctx.Err() == nil {
-		return 0, followed
+		stopped <- err
+	})
+	followed := c.watch(watching, id, o)
+	if undisturbed() {
+		if followed != nil {
+			return 0, followed
+		}
+	} else if err := <-stopped; err != nil {
+		return 0, err
 	}
 	resp, err := c.runtime.ContainerStatus(always, &runtimeapi.ContainerStatusRequest{ContainerId: id})
 	if err != nil {

@@ -262,7 +262,8 @@ func TestPublish(t *testing.T) {
 	must(i, "rm", "--force", "web")
 }
 
-// TestRunInterrupted: an interrupt stops the container, and --rm removes it.
+// TestRunInterrupted: an interrupt stops the container, what it writes until its end
+// is printed, and --rm removes it.
 func TestRunInterrupted(t *testing.T) {
 	i := harness.New(t)
 	cmd := i.Command("--state", i.State, "--config", config(i), "run", "--rm", i.Image(busybox), "sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done")
@@ -278,7 +279,9 @@ func TestRunInterrupted(t *testing.T) {
 		t.Fatalf("it printed %q, %v", first, err)
 	}
 	cmd.Process.Signal(syscall.SIGINT)
-	io.Copy(io.Discard, out)
+	if rest, err := io.ReadAll(out); err != nil || string(rest) != "bye\n" {
+		t.Errorf("while it was stopped it printed %q, %v", rest, err)
+	}
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 3 {
 		t.Errorf("code %d", code)
