@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -65,8 +67,11 @@ func (c *client) exec(ctx context.Context, ref string, command []string, timeout
 	if err != nil {
 		return err
 	}
-	os.Stdout.Write(resp.Stdout)
-	os.Stderr.Write(resp.Stderr)
+	_, err = os.Stdout.Write(resp.Stdout)
+	_, errsErr := os.Stderr.Write(resp.Stderr)
+	if err := errors.Join(err, errsErr); err != nil {
+		return fmt.Errorf("cannot print what the command wrote; its exit code was %d: %w", resp.ExitCode, err)
+	}
 	if resp.ExitCode != 0 {
 		return exitCode(resp.ExitCode)
 	}

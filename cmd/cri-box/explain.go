@@ -42,6 +42,9 @@ func explainCommand(n *node) *cobra.Command {
 }
 
 func (c *client) explain(ctx context.Context, ref string, o explainOptions) error {
+	if (o.calls || o.shell) && c.format != "table" || o.time && c.format == "svg" {
+		return fmt.Errorf("cannot show that as %s: --calls and --shell print text, --time prints text or json", c.format)
+	}
 	if o.calls || o.shell {
 		id, err := c.oneContainer(ctx, ref)
 		if err != nil {

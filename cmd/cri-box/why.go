@@ -75,7 +75,7 @@ func (c *client) why(ctx context.Context, ref string) error {
 // choose keeps what ref means; "" keeps what is not as it should be.
 func (r *report) choose(ref string) {
 	failed := map[string]bool{}
-	var failures []failure
+	failures := []failure{} // a list also for programs when there is none
 	for _, f := range r.Failures {
 		_, name, _ := strings.Cut(f.Pod, "/")
 		if ref == "" || ref == f.Pod || ref == name {
@@ -83,7 +83,7 @@ func (r *report) choose(ref string) {
 			failed[f.Pod] = true
 		}
 	}
-	var pods []sandbox.Account
+	pods := []sandbox.Account{}
 	for _, p := range r.Pods {
 		full := p.Namespace + "/" + p.Name
 		wrong := p.Doing != nil || p.Problem != "" || failed[full]

@@ -180,6 +180,14 @@ func TestJSON(t *testing.T) {
 	if out := must(i, "config", "check", path, "-o", "json"); !json.Valid([]byte(out)) || !strings.Contains(out, path) {
 		t.Errorf("config check: %s", out)
 	}
+	if out := must(i, "why", "-o", "json"); !strings.Contains(out, `"pods": []`) || !strings.Contains(out, `"failures": []`) {
+		t.Errorf("lists that are none: %s", out)
+	}
+	for _, args := range [][]string{{"--calls", "-o", "json"}, {"--shell", "-o", "json"}, {"--calls", "-o", "svg"}, {"--time", "-o", "svg"}} {
+		if r := cli(i, append([]string{"explain", "any"}, args...)...); r.code != 1 || !strings.Contains(r.err, "cannot show that as "+args[2]) {
+			t.Errorf("explain %v: %+v", args, r)
+		}
+	}
 	if r := cli(i, "ps", "-o", "yaml"); r.code != 1 || !strings.Contains(r.err, "the output is table or json") {
 		t.Errorf("another form: %+v", r)
 	}

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -47,4 +48,23 @@ func TestStopBelowASecond(t *testing.T) {
 		t.Errorf("it was not let end: %s", out)
 	}
 	must(i, "rm", "slow")
+}
+
+// TestExecToAFullDisk: output that could not be written is no success.
+func TestExecToAFullDisk(t *testing.T) {
+	i := harness.New(t)
+	must(i, "run", "-d", "--name", "web", i.Image(busybox), "sleep", "1000")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	var errs strings.Builder
+	cmd := i.Command("--state", i.State, "exec", "web", "echo", "precious")
+	cmd.Stdout, cmd.Stderr = full, &errs
+	cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "no space left on device") {
+		t.Errorf("code %d, %q", code, errs.String())
+	}
+	must(i, "rm", "--force", "web")
 }
