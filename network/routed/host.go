@@ -17,6 +17,9 @@ import (
 // defaultMTU is Ethernet's, for a host that has no way out yet.
 const defaultMTU = 1500
 
+// minMTU6 is the least that a link with IPv6 has (RFC 8200, 5).
+const minMTU6 = 1280
+
 // A forwarding is whether the host forwards packets: the kernel's files for it, which
 // stay open to be read again. They are those of the thread's namespace.
 type forwarding struct{ files []*sysctl }

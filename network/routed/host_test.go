@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 )
 
 func TestRouteLocalnetWhereItIsNeeded(t *testing.T) {
@@ -190,4 +191,31 @@ func TestForwardingAgainWithPods(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// An uplink too narrow for IPv6, a tunnel say, keeps no pod from starting.
+func TestNarrowUplink(t *testing.T) {
+	for want, options := range map[int][]func(*Config){minMTU6: nil, 1200: {ipv4Alone}} {
+		l := newLab(t, options...)
+		l.in(l.node, func() error {
+			link, err := netlink.LinkByName("up0")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(link, 1200)
+		})
+		if err := l.net.Ready(); err != nil {
+			t.Fatal(err)
+		}
+		p, other := l.pod(), l.pod()
+		l.serve(p.NetNS, "pod", ":80")
+		l.serve(l.outside, "world", ":82")
+		for i, ip := range p.IPs {
+			l.expectTCP(other.NetNS, ip.String(), "80", "pod "+other.IPs[i].String())
+		}
+		l.expectTCP(p.NetNS, out4, "82", "world "+node4)
+		if p.MTU != want {
+			t.Errorf("MTU %d, want %d", p.MTU, want)
+		}
+	}
 }

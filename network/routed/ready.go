@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -42,6 +43,9 @@ func (n *Network) prepare() error {
 func (n *Network) measure() {
 	if n.mtu = n.fixedMTU; n.mtu == 0 {
 		n.mtu = uplinkMTU(n.rt)
+	}
+	if slices.ContainsFunc(n.pools, func(p pool) bool { return p.prefix.Addr().Is6() }) {
+		n.mtu = max(n.mtu, minMTU6) // with less the kernel has no IPv6 on an interface
 	}
 }
 
