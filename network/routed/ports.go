@@ -127,15 +127,19 @@ func (r *ruleset) applyElements(conn *nftables.Conn, want map[string][]nftables.
 	return nil
 }
 
+// elementsAtOnce is how many go into one message: its list of them is one attribute,
+// of at most 64 KiB, and one takes 140 bytes. The library does not look.
+const elementsAtOnce = 256
+
 // change queues the deletion and addition of elements.
 func change(conn *nftables.Conn, set *nftables.Set, surplus, missing []nftables.SetElement) error {
-	if len(surplus) > 0 {
-		if err := conn.SetDeleteElements(set, surplus); err != nil {
+	for some := range slices.Chunk(surplus, elementsAtOnce) {
+		if err := conn.SetDeleteElements(set, some); err != nil {
 			return fmt.Errorf("cannot delete elements of nftables set %s: %w", set.Name, err)
 		}
 	}
-	if len(missing) > 0 {
-		if err := conn.SetAddElements(set, missing); err != nil {
+	for some := range slices.Chunk(missing, elementsAtOnce) {
+		if err := conn.SetAddElements(set, some); err != nil {
 			return fmt.Errorf("cannot add elements to nftables set %s: %w", set.Name, err)
 		}
 	}

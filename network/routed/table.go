@@ -287,13 +287,17 @@ type filter struct {
 	sock *netlink.Conn
 }
 
+// transactionLimit bounds what is sent to nftables at once, in bytes: the socket's own
+// bound has room for some 1,400 ports. Memory is taken for what is sent alone.
+const transactionLimit = 32 << 20
+
 // do calls fn, which has kernelTimeout for all it asks of the kernel. After an
 // error the socket is not used again: answers may be left in it.
 func (f *filter) do(fn func(*nftables.Conn) error) error {
 	if f.conn == nil {
 		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(s *netlink.Conn) error {
 			f.sock = s
-			return nil
+			return s.SetWriteBuffer(transactionLimit)
 		}))
 		if err != nil {
 			return fmt.Errorf("cannot open nftables socket: %w", err)
@@ -340,7 +344,10 @@ func (r *ruleset) replace(conn *nftables.Conn, elements map[string][]nftables.Se
 	conn.DelTable(r.table)
 	conn.AddTable(r.table)
 	for _, set := range r.sets {
-		if err := conn.AddSet(set, elements[set.Name]); err != nil {
+		if err := conn.AddSet(set, nil); err != nil {
+			return err
+		}
+		if err := change(conn, set, nil, elements[set.Name]); err != nil {
 			return err
 		}
 	}
