@@ -11,6 +11,7 @@ import (
 
 	"github.com/cri-box/cri-box/oci/image"
 	"github.com/cri-box/cri-box/sandbox"
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 )
 
@@ -95,7 +96,17 @@ func (r *report) choose(ref string) {
 		}
 	}
 	r.Pods, r.Failures = pods, failures
-	r.Pulls = slices.DeleteFunc(r.Pulls, func(p image.Doing) bool { return ref != "" && ref != p.Image })
+	whole := wholeName(ref)
+	r.Pulls = slices.DeleteFunc(r.Pulls, func(p image.Doing) bool { return ref != "" && whole != p.Image })
+}
+
+// wholeName completes an image's name as a pull does; what is none stays as it is.
+func wholeName(ref string) string {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return ref
+	}
+	return named.String()
 }
 
 func (r *report) print() {
