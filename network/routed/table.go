@@ -287,8 +287,9 @@ type filter struct {
 	sock *netlink.Conn
 }
 
-// transactionLimit bounds what is sent to nftables at once, in bytes: the socket's own
-// bound has room for some 1,400 ports. Memory is taken for what is sent alone.
+// transactionLimit bounds what is sent to nftables at once and what it answers, which
+// has each message that failed in it, in bytes: the socket's own bounds have room for
+// some 1,400 ports. Memory is taken for what there is alone.
 const transactionLimit = 32 << 20
 
 // do calls fn, which has kernelTimeout for all it asks of the kernel. After an
@@ -297,7 +298,7 @@ func (f *filter) do(fn func(*nftables.Conn) error) error {
 	if f.conn == nil {
 		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(s *netlink.Conn) error {
 			f.sock = s
-			return s.SetWriteBuffer(transactionLimit)
+			return errors.Join(s.SetWriteBuffer(transactionLimit), s.SetReadBuffer(transactionLimit))
 		}))
 		if err != nil {
 			return fmt.Errorf("cannot open nftables socket: %w", err)
