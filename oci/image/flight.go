@@ -68,7 +68,7 @@ func (s *Store) join(ctx context.Context, j *job, desc ocispec.Descriptor, diffI
 	s.flights[key] = f
 	go func() {
 		defer cancel()
-		f.err = s.download(ctx, j.src, desc, diffID, f)
+		f.err = s.download(ctx, j, desc, diffID, f)
 		f.there.Store(f.err == nil)
 		s.flightsMu.Lock()
 		if s.flights[key] == f {
@@ -102,14 +102,12 @@ func (s *Store) await(ctx context.Context, f *flight) error {
 
 // download gets one layer, when there is a place for it. The place is free again
 // once the files are written: layers are synced together.
-func (s *Store) download(ctx context.Context, src source, desc ocispec.Descriptor, diffID digest.Digest, f *flight) error {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+func (s *Store) download(ctx context.Context, j *job, desc ocispec.Descriptor, diffID digest.Digest, f *flight) error {
+	if err := s.places.take(ctx, j.registry); err != nil {
+		return err
 	}
-	staged, err := s.write(ctx, src, desc, diffID, &f.bytes)
-	<-s.slots
+	staged, err := s.write(ctx, j.src, desc, diffID, &f.bytes)
+	s.places.give(j.registry)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ type Config struct {
 	// is pulled (package verify). Default none.
 	VerifierDir string
 	// MaxConcurrentLayers bounds the layers that are downloaded and unpacked at
-	// a time, over all pulls. Default 4.
+	// a time, over all pulls; a registry has one place in any case. Default 4.
 	MaxConcurrentLayers int
 	// Pinned are names of images that the kubelet must not remove. "*" stands
 	// for anything.
@@ -99,7 +99,7 @@ type Store struct {
 	config  Config
 	layers  *snapshot.Store
 	live    atomic.Pointer[settings] // what Configure changes
-	slots   chan struct{}            // one place for each layer under way
+	places  *places
 	now     atomic.Pointer[index]
 	pulls   atomic.Uint64 // numbers pulls, for their holds
 	traffic traffic
@@ -143,7 +143,7 @@ func Open(config Config) (*Store, error) {
 	s := &Store{
 		config:  config,
 		layers:  layers,
-		slots:   make(chan struct{}, config.MaxConcurrentLayers),
+		places:  newPlaces(config.MaxConcurrentLayers),
 		flights: map[flightKey]*flight{},
 		db:      db,
 		usage:   newReferences(),

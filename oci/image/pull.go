@@ -74,7 +74,7 @@ func (s *Store) pull(ctx context.Context, p *pulling, named reference.Named, aut
 		return Image{}, err
 	}
 	job := newJob(c, reg, auth)
-	job.at = p.at
+	job.at, job.registry = p.at, reference.Domain(named)
 	p.job.Store(job)
 	stop := job.report(progress)
 	defer stop()
@@ -103,11 +103,13 @@ func (s *Store) verify(ctx context.Context, named reference.Named, top ocispec.D
 type job struct {
 	content *content
 	src     source
-	auth    Auth // the zero value without credentials
-	total   int64
-	done    atomic.Int64
-	layers  []atomic.Pointer[flight] // for each layer, what brings it
-	at      func(stage string)
+	// registry is where it comes from; "" for an archive.
+	registry string
+	auth     Auth // the zero value without credentials
+	total    int64
+	done     atomic.Int64
+	layers   []atomic.Pointer[flight] // for each layer, what brings it
+	at       func(stage string)
 }
 
 func newJob(c *content, src source, auth *Auth) *job {

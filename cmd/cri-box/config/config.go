@@ -60,7 +60,7 @@ type Tracing struct {
 type Image struct {
 	CertsDirs           []string      `toml:"certs_dirs" default:"['/etc/cri-box/certs.d']" accept:"directory" reload:"yes" help:"Directories with <host>/hosts.toml or certificates. The first that knows a host wins; read at every pull."`
 	VerifierDir         string        `toml:"verifier_dir" default:"'/opt/cri-box/image-verifier/bin'" accept:"directory" reload:"yes" help:"Directory of programs that each have to accept an image before it is pulled. They are called as containerd calls its image verifiers. None where it does not exist."`
-	MaxConcurrentLayers int           `toml:"max_concurrent_layers" default:"4" accept:"1..64" help:"Layers that are downloaded and unpacked at a time, over all pulls."`
+	MaxConcurrentLayers int           `toml:"max_concurrent_layers" default:"4" accept:"1..64" help:"Layers that are downloaded and unpacked at a time, over all pulls; a registry has one place in any case."`
 	Pinned              []string      `toml:"pinned" default:"[]" accept:"word" reload:"yes" help:"Names of images that the kubelet must not remove; * stands for anything."`
 	StallTimeout        time.Duration `toml:"stall_timeout" default:"'30s'" accept:"1s..1h" reload:"yes" help:"How long a registry may send nothing before the connection is given up and resumed."`
 	Limits              Limits        `toml:"limits" help:"What one layer may hold; a layer above that is refused."`
