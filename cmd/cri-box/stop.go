@@ -34,17 +34,19 @@ func stopCommand(n *node) *cobra.Command {
 	return c
 }
 
-// each does the same with every name, prints the ids, and returns the first error.
+// each does the same with every name, also after one for which it fails, prints the
+// ids, and returns all errors.
 func (c *client) each(refs []string, do func(ref string) (id string, err error)) error {
-	ids := []string{}
+	ids, wrong := []string{}, []error{}
 	for _, ref := range refs {
 		id, err := do(ref)
 		if err != nil {
-			return errors.Join(err, c.printIDs(ids))
+			wrong = append(wrong, plain(err, c.settings.listen))
+			continue
 		}
 		ids = append(ids, id)
 	}
-	return c.printIDs(ids)
+	return errors.Join(append(wrong, c.printIDs(ids))...)
 }
 
 // printIDs prints one a line, or for programs an object for each: {"id": ...}.

@@ -68,3 +68,24 @@ func TestExecToAFullDisk(t *testing.T) {
 	}
 	must(i, "rm", "--force", "web")
 }
+
+// TestEveryName: of several names those that can be are stopped and removed, whatever
+// is wrong with the others, and all of that is told.
+func TestEveryName(t *testing.T) {
+	i := harness.New(t)
+	ref := i.Image(busybox)
+	ids := ""
+	for _, name := range []string{"a", "b"} {
+		ids += must(i, "run", "-d", "--name", name, ref, "sleep", "1000")
+	}
+	for _, verb := range [][]string{{"stop", "-t", "0s"}, {"rm"}} {
+		r := cli(i, append(verb, "none", "a", "nobody", "b")...)
+		if r.code != 1 || r.out != ids || !strings.Contains(r.err, `no container "none"`) || !strings.Contains(r.err, `no container "nobody"`) {
+			t.Errorf("%v: %+v", verb, r)
+		}
+	}
+	if out := must(i, "pods", "-o", "json"); out != "[]\n" {
+		t.Errorf("left: %s", out)
+		must(i, "rm", "--force", "a", "b")
+	}
+}
