@@ -2,6 +2,7 @@ package routed
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 )
@@ -21,5 +22,20 @@ func TestAddressesOfTheNode(t *testing.T) {
 		l.serve(p.NetNS, "pod", ":80")
 		l.expect(l.node, p.v4, "80", "pod 10.88.0.1")
 		l.expect(l.node, p.v6, "80", "pod fd63:7269:626f:7800::2")
+	}
+}
+
+// A pod that turned IPv6 off by a sysctl of its own starts, with IPv4.
+func TestPodWithoutIPv6(t *testing.T) {
+	l := newLab(t)
+	for _, spare := range []bool{false, true} {
+		p := l.prepare()
+		l.in(p.NetNS, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0) })
+		if spare {
+			l.ahead(p)
+		}
+		l.attach(p)
+		l.serve(p.NetNS, "pod", ":80")
+		l.expect(l.node, p.v4, "80", "pod "+node4)
 	}
 }

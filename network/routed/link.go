@@ -282,8 +282,10 @@ func (w *wire) lead(b *batch, pools []pool) {
 			any, gateway = netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway4
 		}
 		b.neighbour(index, gateway, hostMAC)
+		unlessTurnedOff(b, gateway, unix.EINVAL)
 		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 			route{to: any, by: gateway, link: index, table: unix.RT_TABLE_MAIN, flags: unix.RTNH_F_ONLINK})
+		unlessTurnedOff(b, gateway, unix.EACCES)
 	}
 }
 
@@ -292,13 +294,23 @@ func (w *wire) address(b *batch, ips []netip.Addr) {
 	index := w.podEnd.Attrs().Index
 	for _, ip := range ips {
 		b.address(index, ip)
+		unlessTurnedOff(b, ip, unix.EACCES)
 		if ip.Is6() {
 			// The kernel adds a local route by itself, but for IPv6 later, in the worker
 			// of duplicate address detection (addrconf_dad_work): until then the first
 			// packets for the pod are lost, and with each a second.
 			b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route{to: netip.PrefixFrom(ip, 128), link: index,
 				table: unix.RT_TABLE_LOCAL, scope: unix.RT_SCOPE_HOST, kind: unix.RTN_LOCAL})
+			unlessTurnedOff(b, ip, unix.EACCES)
 		}
+	}
+}
+
+// unlessTurnedOff: a pod may have asked for no IPv6 (net.ipv6.conf.all.disable_ipv6 =
+// 1), and the kernel refuses with this error what it would not use.
+func unlessTurnedOff(b *batch, ip netip.Addr, refusal unix.Errno) {
+	if ip.Is6() {
+		b.allow(refusal)
 	}
 }
 
