@@ -97,7 +97,7 @@ func printFindings(all []finding) error {
 		rows = append(rows, []string{f.Area, f.State, f.What})
 		for _, more := range []string{f.Consequence, f.Remedy} {
 			if more != "" {
-				rows = append(rows, []string{"", "", "  " + more})
+				rows = append(rows, []string{"", "", "  " + strings.ReplaceAll(more, "\n", " ")})
 			}
 		}
 	}

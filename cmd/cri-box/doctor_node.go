@@ -146,7 +146,10 @@ func lookRegistry(ctx context.Context, c *client, dir string) finding {
 
 func lookDaemon(ctx context.Context, c *client) []finding {
 	list := lookRunning(ctx, c)
-	if err := c.settings.wrong; err != nil {
+	switch err := c.settings.wrong; {
+	case errors.Is(err, fs.ErrPermission): // ours; root's daemon may read them
+		list = append(list, finding{What: "configuration files", State: note, Consequence: "it is not known whether they are right: " + err.Error(), Remedy: "run the doctor as root"})
+	case err != nil:
 		list = append(list, finding{What: "configuration files", State: bad, Consequence: "no daemon starts with them: " + err.Error(), Remedy: "correct what the message names; cri-box config check FILE judges a file"})
 	}
 	return list

@@ -111,9 +111,16 @@ func TestDoctorOfAWrongFile(t *testing.T) {
 	for _, state := range []string{i.State, t.TempDir()} {
 		cmd := i.Command("doctor", "daemon", "--state", state, "--config", file)
 		out, _ := cmd.Output()
-		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "configuration files") || !strings.Contains(string(out), "nonsense: there is no such setting") {
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "configuration files") || !strings.Contains(string(out), "cannot use configuration: "+file+":1: nonsense: there is no such setting") {
 			t.Errorf("code %d\n%s", code, out)
 		}
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setpriv", "--reuid", "65534", "--clear-groups", nobodys(t, harness.CriBox(t)), "doctor", "daemon", "--state", filepath.Join(t.TempDir(), "none"), "--config", file)
+	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), "note   configuration files") || !strings.Contains(string(out), "run the doctor as root") {
+		t.Errorf("who may not read it: %v\n%s", err, out)
 	}
 }
 
