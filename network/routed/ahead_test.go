@@ -106,6 +106,9 @@ func TestLinkMadeAheadDoesNotFit(t *testing.T) {
 		"removed": func(l *lab, p *testPod) {
 			l.in(l.node, func() error { return netlink.LinkDel(p.Link.(*Link).hostEnd) })
 		},
+		"taken down": func(l *lab, p *testPod) {
+			l.in(l.node, func() error { return netlink.LinkSetDown(p.Link.(*Link).hostEnd) })
+		},
 		"another MTU": func(l *lab, _ *testPod) {
 			l.in(l.node, func() error {
 				link, err := netlink.LinkByName("up0")

@@ -216,10 +216,10 @@ func (n *Network) connect(w *wire, held *lease, ahead *Link) error {
 		return err
 	}
 	if taken {
-		if err := n.furnish(w, held, nil); !gone(err) {
+		if err := n.furnish(w, held, nil); !gone(err) && !errors.Is(err, unix.ENETDOWN) {
 			return err
 		}
-		ahead.release(false) // somebody removed it
+		ahead.release(false) // somebody removed it or took it down
 	}
 	if w.pod, err = n.queue.inside(w.netns); err != nil {
 		return err
