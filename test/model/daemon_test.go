@@ -346,7 +346,9 @@ func (c *client) create(p, k int, other bool) (codes.Code, error) {
 // container that was only created may run already.
 func (c *client) start(p, k int, before model.Life) (codes.Code, error) {
 	tries := 0
-	c.born[p][k] = c.keepers.Load()
+	if before == model.Created { // else it is refused, and the keeper of its only start stays its parent
+		c.born[p][k] = c.keepers.Load()
+	}
 	code, err := c.again(func(ctx context.Context) error {
 		tries++
 		_, err := c.rt.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ctrID[p][k]}, grpc.WaitForReady(true))
