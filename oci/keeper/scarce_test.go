@@ -1,10 +1,12 @@
 package keeper
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,4 +64,75 @@ func (f *fixture) lowest(pid int) (fd int) {
 			return fd
 		}
 	}
+}
+
+// TestAnswerThatCannotBeTaken: a daemon that has no descriptor for the process that
+// the keeper made can ask for it again, once it has some.
+func TestAnswerThatCannotBeTaken(t *testing.T) {
+	f := start(t)
+	keeper := f.PID()
+	var err error
+	for !Lost(err) { // the last descriptor may have been the answer's
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Release(context.Background(), "c")
+		err = f.spawnWithFew("c")
+	}
+	f.run("c", "/bin/true")
+	if f.PID() != keeper {
+		t.Error("there is another keeper")
+	}
+}
+
+// spawnWithFew starts a container, and takes every descriptor that is free as soon as
+// the request is on its way.
+func (f *fixture) spawnWithFew(id string) error {
+	f.t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer f.few()()
+	l, done := f.current(), make(chan error, 1)
+	go func() {
+		_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: id, Kind: KindContainer}, Program: command("/bin/true"),
+			FDs: map[string]*os.File{"stdin": null, "stdout": null, "stderr": null}})
+		done <- err
+	}()
+	var taken []int
+	for asked := false; ; {
+		select {
+		case <-l.dead:
+			closeAll(taken)
+			return <-done
+		case err := <-done:
+			closeAll(taken)
+			return err
+		default:
+		}
+		l.mu.Lock()
+		asked = asked || len(l.pending) > 0
+		l.mu.Unlock()
+		if !asked {
+			continue
+		}
+		if fd, err := dup(0); err == nil {
+			taken = append(taken, fd)
+		}
+	}
+}
+
+// few lets this process have a few descriptors more than now, until undone.
+func (f *fixture) few() (undo func()) {
+	f.t.Helper()
+	var was syscall.Rlimit
+	err := syscall.Getrlimit(unix.RLIMIT_NOFILE, &was)
+	if err == nil {
+		err = syscall.Setrlimit(unix.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(f.lowest(os.Getpid()) + 8), Max: was.Max})
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return func() { syscall.Setrlimit(unix.RLIMIT_NOFILE, &was) }
 }

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -76,6 +77,11 @@ func (c *Client) Spawn(ctx context.Context, s Spawn) (int, error) {
 	c.items[item.ID] = kept
 	c.mu.Unlock()
 	pid, pidfd, err := c.spawn(ctx, &message{Verb: verbSpawn, Item: &item, sent: closeFDs}, s, keep)
+	if errors.Is(err, ErrKeeperLost) {
+		// It may live, and keep what it made: we could not take its answer. An error is
+		// that of a keeper that is not up yet, which keeps nothing.
+		c.ask(ctx, &message{Verb: verbRelease, Item: &Item{ID: item.ID}}, nil)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
