@@ -202,9 +202,9 @@ func TestRemovedAsItStarts(t *testing.T) {
 // TestHalfStopped: a pod that gave its address back and could not be stopped to the
 // end is not ready, for this daemon and for the next; a stop goes on with it.
 func TestHalfStopped(t *testing.T) {
-	fails := true
+	var passes atomic.Bool
 	m := newTestManager(t, func(point string) error {
-		if fails && point == "pod: undo pin network namespace" {
+		if !passes.Load() && point == "pod: undo pin network namespace" {
 			return errors.New("not this time")
 		}
 		return nil
@@ -229,7 +229,7 @@ func TestHalfStopped(t *testing.T) {
 	if p, err := next.Pod(id); err != nil || p.Ready() {
 		t.Errorf("the next daemon has it ready, or not: %v", err)
 	}
-	fails = false
+	passes.Store(true)
 	if err := m.StopPod(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
