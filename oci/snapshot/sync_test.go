@@ -21,14 +21,15 @@ func fragile(t *testing.T) (dir string, mend func()) {
 		return strings.TrimSpace(string(out))
 	}
 	run("mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", disk)
-	t.Cleanup(func() { run("umount", disk) })
+	gone := func(dir string) { run("umount", "--lazy", dir) } // somebody on this machine may look into it right now
+	t.Cleanup(func() { gone(disk) })
 	image := filepath.Join(disk, "image")
 	run("truncate", "-s", "64M", image)
 	run("mkfs.ext4", "-q", "-O", "^has_journal", image)
 	device := run("losetup", "--find", "--show", image)
 	t.Cleanup(func() { run("losetup", "--detach", device) })
 	run("mount", "-o", "errors=continue", device, dir)
-	t.Cleanup(func() { run("umount", dir) })
+	t.Cleanup(func() { gone(dir) })
 	return dir, func() { run("mount", "-o", "remount,size=128M", disk) }
 }
 
