@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -27,14 +28,15 @@ func ServeRemote(w http.ResponseWriter, r *http.Request, opts *remotecommand.Opt
 	waiting, enough := context.WithTimeout(r.Context(), CreationTimeout)
 	defer enough()
 	c := &remote{arrived: make(chan httpstream.Stream), streams: map[string]httpstream.Stream{}}
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, c.receiver(waiting))
+	resizes := opts.TTY && (protocol == remotecommand.StreamProtocolV4Name || protocol == remotecommand.StreamProtocolV3Name)
+	kinds := wanted(opts, resizes)
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, c.receiver(waiting, len(kinds)))
 	if conn == nil {
 		return // likewise
 	}
 	defer conn.Close()
 	conn.SetIdleTimeout(IdleTimeout)
-	resizes := opts.TTY && (protocol == remotecommand.StreamProtocolV4Name || protocol == remotecommand.StreamProtocolV3Name)
-	if !c.collect(waiting, conn, wanted(opts, resizes)) {
+	if !c.collect(waiting, conn, kinds) {
 		return
 	}
 	enough()
@@ -66,14 +68,15 @@ func wanted(opts *remotecommand.Options, resizes bool) []string {
 // remote is one SPDY connection of a remote command.
 type remote struct {
 	arrived chan httpstream.Stream
+	taken   atomic.Int64                 // streams
 	streams map[string]httpstream.Stream // by kind
 }
 
-// receiver is called by the library for each stream that the client makes. It
-// must not block once nobody waits for streams.
-func (c *remote) receiver(waiting context.Context) httpstream.NewStreamHandler {
+// receiver is called by the library for each stream that the client makes, of which it
+// takes so many. It must not block once nobody waits for streams.
+func (c *remote) receiver(waiting context.Context, most int) httpstream.NewStreamHandler {
 	return func(s httpstream.Stream, replied <-chan struct{}) error {
-		if waiting.Err() != nil {
+		if c.taken.Add(1) > int64(most) || waiting.Err() != nil {
 			return errors.New("all streams of this session are there")
 		}
 		go func() {
