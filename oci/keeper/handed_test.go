@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -107,18 +106,8 @@ func TestKillsAreHandedOver(t *testing.T) {
 // reaped once that one lets go, by the keeper's next build.
 func TestTracedProcessOfAnUpgrade(t *testing.T) {
 	f := start(t)
-	pid := f.run("c", "/bin/sleep", "60")
-	runtime.LockOSThread() // which is the tracer
-	defer runtime.UnlockOSThread()
-	if err := unix.PtraceSeize(pid); err != nil {
-		t.Fatal(err)
-	}
-	unix.Kill(pid, unix.SIGKILL)
-	f.wait("c")
-	f.redial("other", os.Executable)
-	f.await("other")
-	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
-		t.Error(err)
-	}
-	f.until("the reaping", func() bool { return len(zombies(f.PID())) == 0 })
+	f.endTraced(func() {
+		f.redial("other", os.Executable)
+		f.await("other")
+	})
 }

@@ -68,20 +68,26 @@ func TestTapAfterTheEnd(t *testing.T) {
 	gate := f.gate()
 	f.run("c", "/bin/sh", "-c", "exec >&- 2>&-; read x < "+gate.Name())
 	for _, when := range []string{"before or after", "after"} {
-		read, write, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer read.Close()
-		if _, err := f.Tap(t.Context(), "c", map[string]*os.File{FDStdout: write}); err != nil {
-			t.Fatal(err)
-		}
-		write.Close()
-		read.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if _, err := read.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("attached %s the end: %v", when, err)
-		}
+		f.tapEnds("c", "attached "+when+" the end")
 	}
 	gate.WriteString("x\n")
 	f.wait("c")
+}
+
+// tapEnds attaches to a stdout that says nothing more, and expects to be told.
+func (f *fixture) tapEnds(id, what string) {
+	f.t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer read.Close()
+	if _, err := f.Tap(f.t.Context(), id, map[string]*os.File{FDStdout: write}); err != nil {
+		f.t.Fatal(err)
+	}
+	write.Close()
+	read.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := read.Read(make([]byte, 1)); err != io.EOF {
+		f.t.Errorf("%s: %v", what, err)
+	}
 }

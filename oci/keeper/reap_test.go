@@ -42,19 +42,27 @@ func TestGone(t *testing.T) {
 // TestTracedProcess: a zombie that somebody traces is not its parent's to reap yet
 // (wait_consider_task in kernel/exit.c), and how it ended is known all the same.
 func TestTracedProcess(t *testing.T) {
-	f := start(t)
+	if e := start(t).endTraced(func() {}); e.Code != 137 || e.Signal != 9 || e.Unknown != "" {
+		t.Errorf("exit %+v", e)
+	}
+}
+
+// endTraced says how a process ended that was traced, and has the tracer let go once
+// its end was told and then was called.
+func (f *fixture) endTraced(then func()) Exit {
+	f.t.Helper()
 	pid := f.run("c", "/bin/sleep", "60")
 	runtime.LockOSThread() // which is the tracer
 	defer runtime.UnlockOSThread()
 	if err := unix.PtraceSeize(pid); err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	unix.Kill(pid, unix.SIGKILL)
-	if e := f.wait("c"); e.Code != 137 || e.Signal != 9 || e.Unknown != "" {
-		t.Errorf("exit %+v", e)
-	}
+	e := f.wait("c")
+	then()
 	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
-		t.Error(err)
+		f.t.Error(err)
 	}
 	f.until("the reaping", func() bool { return len(zombies(f.PID())) == 0 })
+	return e
 }

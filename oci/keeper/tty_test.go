@@ -3,7 +3,6 @@ package keeper
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"testing"
@@ -75,17 +74,5 @@ func TestTerminalOpenedAgain(t *testing.T) {
 	if e := f.wait("c"); e.Code != 3 {
 		t.Errorf("exit %+v", e)
 	}
-	read, write, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer read.Close()
-	if _, err := f.Tap(t.Context(), "c", map[string]*os.File{FDStdout: write}); err != nil {
-		t.Fatal(err)
-	}
-	write.Close()
-	read.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := read.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("attached after the end: %v", err)
-	}
+	f.tapEnds("c", "attached after the end")
 }
