@@ -18,17 +18,22 @@ import (
 
 // figures are what must not grow, while no pod is there.
 type figures struct {
-	goroutines, descriptors, processes int
-	memory                             int64 // bytes: proportional set size of serve, keeper and spawners
-	keeper                             int64 // bytes: that without serve
-	heap                               int64 // bytes: what lives in serve's heap
-	disk, files                        int64 // bytes and names below root and state, without logs
+	goroutines, processes int
+	descriptors           int   // but for those that come with each spawner
+	memory                int64 // bytes: proportional set size of serve, keeper and spawners
+	keeper                int64 // bytes: that without serve
+	heap                  int64 // bytes: what lives in serve's heap
+	disk, files           int64 // bytes and names below root and state, without logs
 }
 
 func (f figures) String() string {
 	return fmt.Sprintf("%d goroutines, %d descriptors, %d processes, %.1f MiB of memory (%.1f without serve, %.1f live in serve's heap), %.1f MiB on disk in %d files",
 		f.goroutines, f.descriptors, f.processes, float64(f.memory)/(1<<20), float64(f.keeper)/(1<<20), float64(f.heap)/(1<<20), float64(f.disk)/(1<<20), f.files)
 }
+
+// spawnerDescriptors are a spawner's own and the keeper's for it: that there is one more
+// is counted once, among the processes.
+const spawnerDescriptors = 7
 
 // What may be more at the end than at the beginning: idle connections, and garbage. A
 // busy daemon collects late and gives memory back when it is idle; what lives in its
@@ -94,6 +99,7 @@ func (s *soak) look() (f figures) {
 			f.keeper += size
 		}
 	}
+	f.descriptors -= spawnerDescriptors * (f.processes - 2)
 	f.goroutines, f.heap = s.goroutines(), s.heap()
 	for _, dir := range []string{s.State, s.Root} {
 		filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
