@@ -197,6 +197,10 @@ func start(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	// Start returns when execve(2) closes descriptors, which is before the process has arguments.
+	if !within(stopTimeout, func() bool { return readProcFile(cmd.Process.Pid, "cmdline") != "" }) {
+		t.Fatalf("%s has no arguments", cmd.Path)
+	}
 	return cmd
 }
 
