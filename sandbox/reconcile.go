@@ -20,19 +20,27 @@ import (
 // should be.
 const reconcileEvery = time.Minute
 
+// afterSystemd is when a new daemon looks first where systemd makes groups: what one
+// that was killed had asked for is made after Recover looked, and is nobody's.
+const afterSystemd = 2 * time.Second
+
 // KeepReconciling reconciles on a timer until ctx ends. At the start Recover has
 // done it.
 func (m *Manager) KeepReconciling(ctx context.Context) {
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
+	next := time.NewTimer(reconcileEvery)
+	if m.cfg.Slices {
+		next.Reset(afterSystemd)
+	}
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
 			if err := m.Reconcile(ctx); err != nil {
 				slog.Error("cannot reconcile", "err", err)
 			}
+			next.Reset(reconcileEvery)
 		}
 	}
 }

@@ -21,6 +21,7 @@ func (i *Instance) finish() {
 		}
 		i.removePods()
 		i.fail(afterAll(i.leftInCustody))
+		afterAll(i.leftSlices) // a slice that systemd made late is serve's to find
 		if state := i.Stop(); state.ExitCode() != 0 {
 			i.T.Errorf("serve ended with %v", state)
 		}

@@ -156,6 +156,14 @@ func (i *Instance) leftCgroups() []Leftover {
 	return found
 }
 
+// leftSlices are the groups of pods that systemd made.
+func (i *Instance) leftSlices() []Leftover {
+	if !BySystemd() {
+		return nil
+	}
+	return slices.DeleteFunc(i.leftCgroups(), func(l Leftover) bool { return path.Ext(l.Name) != ".slice" })
+}
+
 // stays lists, as path.Match patterns below the instance's directory, the files
 // that an instance without pods keeps.
 var stays = []string{
