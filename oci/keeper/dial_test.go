@@ -71,9 +71,9 @@ func TestKeeperDiesWhileItTells(t *testing.T) {
 // TestKeeperHangsWhileItTells: the wait for a list has an end of its own.
 func TestKeeperHangsWhileItTells(t *testing.T) {
 	f := start(t)
+	f.halt(f.PID())
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	unix.Kill(f.PID(), unix.SIGSTOP)
 	l := f.current()
 	if err := f.takeAll(ctx, l); err == nil {
 		t.Error("a stopped keeper answered")

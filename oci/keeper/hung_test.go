@@ -54,7 +54,7 @@ func TestStoppedSpawner(t *testing.T) {
 	f := start(t)
 	spawners := f.spawners()
 	for _, pid := range spawners {
-		unix.Kill(pid, unix.SIGSTOP)
+		f.halt(pid)
 	}
 	made := filepath.Join(f.dir, "made")
 	p := program.New("late")
@@ -75,6 +75,25 @@ func TestStoppedSpawner(t *testing.T) {
 	}
 	f.until("the late process", func() bool { _, err := os.Stat(made); return err == nil })
 	f.until("its end", func() bool { return len(alive(f.spawners())) <= keepIdle && len(zombies(f.PID())) == 0 })
+}
+
+// halt stops a process. kill(2) returns before its threads have seen that: until
+// one takes the signal, another may go on (do_signal_stop in kernel/signal.c).
+func (f *fixture) halt(pid int) {
+	f.t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		f.t.Fatal(err)
+	}
+	f.until("the stop", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		stopped := err == nil && len(threads) > 0
+		for _, thread := range threads {
+			b, _ := os.ReadFile(thread)
+			_, rest, _ := strings.Cut(string(b), ") ")
+			stopped = stopped && strings.HasPrefix(rest, "T")
+		}
+		return stopped
+	})
 }
 
 // until waits for what no event announces.
