@@ -20,10 +20,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(inside) == "" {
 		os.Exit(inOwnNamespace(inside))
 	}
-	// What others pin and unpin there would come and go here as well.
+	// What others pin and mount there would go here as well, with its file or directory.
 	if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		panic(err)
 	}
+	leave(os.TempDir())
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		panic(err)
 	}
@@ -55,6 +56,18 @@ func inOwnNamespace(mark string) int {
 		panic(err)
 	}
 	return cmd.ProcessState.ExitCode()
+}
+
+// leave detaches what is mounted below a directory.
+func leave(dir string) {
+	for line := range strings.Lines(mounts()) {
+		if target := strings.Fields(line)[4]; strings.HasPrefix(target, dir+"/") {
+			// With one goes what is mounted below it.
+			if err := unix.Unmount(target, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+				panic(err)
+			}
+		}
+	}
 }
 
 func mounts() string {
