@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 )
 
 // A fake is work whose course a test decides.
@@ -68,6 +68,13 @@ func (f *flights) waiting(key string) int {
 	return -1
 }
 
+// done is closed when the work of a flight has ended.
+func (f *flights) done(key string) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.byKey[key].done
+}
+
 func TestSameRequestSharesTheWork(t *testing.T) {
 	f, k := &flights{}, newFake()
 	first := f.joinLater(t.Context(), k, "request")
@@ -118,9 +125,7 @@ func TestFinishedWorkIsLookedAtAgain(t *testing.T) {
 	<-k.begun
 	cancel()
 	<-first
-	f.mu.Lock()
-	done := f.byKey["key"].done
-	f.mu.Unlock()
+	done := f.done("key")
 	k.proceed <- nil
 	<-done
 	k.proceed <- nil
@@ -132,38 +137,41 @@ func TestFinishedWorkIsLookedAtAgain(t *testing.T) {
 	}
 }
 
+// The bound of the retry passes when all that the work can do is done: the time of
+// a bubble waits for that.
 func TestAbandonedWorkIsTakenBack(t *testing.T) {
-	f, k := &flights{bound: time.Millisecond}, newFake()
-	ctx, cancel := context.WithCancel(t.Context())
-	first := f.joinLater(ctx, k, "request")
-	<-k.begun
-	k.proceed <- nil // it may finish before or after its client goes: both end the same
-	cancel()
-	if o := <-first; o.err == nil {
-		return // the client had its answer first: nothing is abandoned
-	}
-	if id := <-k.dropped; id != "the-id" {
-		t.Errorf("dropped %q", id)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f, k := &flights{}, newFake()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := f.joinLater(ctx, k, "request")
+		<-k.begun
+		k.proceed <- nil // it may finish before or after its client goes: both end the same
+		cancel()
+		if o := <-first; o.err == nil {
+			return // the client had its answer first: nothing is abandoned
+		}
+		if id := <-k.dropped; id != "the-id" {
+			t.Errorf("dropped %q", id)
+		}
+	})
 }
 
 func TestAbandonedWorkIsCancelled(t *testing.T) {
-	f, k := &flights{bound: time.Millisecond}, newFake()
-	ctx, cancel := context.WithCancel(t.Context())
-	first := f.joinLater(ctx, k, "request")
-	<-k.begun
-	cancel()
-	<-first
-	// The work ends by its own context; a new request then begins anew.
-	for f.waiting("key") >= 0 {
-		runtime.Gosched()
-	}
-	again := f.joinLater(t.Context(), k, "request")
-	<-k.begun
-	k.proceed <- nil
-	if o := <-again; o.id != "the-id" || o.err != nil {
-		t.Errorf("%+v", o)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f, k := &flights{}, newFake()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := f.joinLater(ctx, k, "request")
+		<-k.begun
+		cancel()
+		<-first
+		<-f.done("key") // the work ends by its own context; a new request then begins anew
+		again := f.joinLater(t.Context(), k, "request")
+		<-k.begun
+		k.proceed <- nil
+		if o := <-again; o.id != "the-id" || o.err != nil {
+			t.Errorf("%+v", o)
+		}
+	})
 }
 
 func TestPanicIsAnError(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cri-box/cri-box/network"
@@ -70,15 +71,15 @@ func nodePod(name string) *runtimeapi.PodSandboxConfig {
 // TestUsedPodIsNotTakenBack: a pod whose client went away before it had the answer
 // is kept for the retry. Whoever found it, by asking again or in a list, has it.
 func TestUsedPodIsNotTakenBack(t *testing.T) {
-	for name, use := range map[string]func(m *Manager, id string) error{
-		"run again": func(m *Manager, id string) error {
+	for name, use := range map[string]func(t *testing.T, m *Manager, id string) error{
+		"run again": func(t *testing.T, m *Manager, id string) error {
 			again, err := m.RunPod(t.Context(), nodePod("p"), "")
 			if again != id {
 				t.Errorf("the retry got %q, the pod is %q", again, id)
 			}
 			return err
 		},
-		"create container": func(m *Manager, id string) error {
+		"create container": func(t *testing.T, m *Manager, id string) error {
 			_, err := m.CreateContainer(t.Context(), id, &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "c"},
 				Image: &runtimeapi.ImageSpec{Image: "not-here"}, LogPath: ""})
 			if !errors.Is(err, ErrNotFound) {
@@ -87,35 +88,37 @@ func TestUsedPodIsNotTakenBack(t *testing.T) {
 			return nil
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			begun, proceed := make(chan struct{}), make(chan struct{})
-			m := newTestManager(t, func(point string) error {
-				if point == "pod: publish" {
-					close(begun)
-					<-proceed
-				}
-				return nil
-			})
-			m.creates.bound = 200 * time.Millisecond
-			ctx, cancel := context.WithCancel(t.Context())
-			go func() { <-begun; cancel() }()
-			if _, err := m.RunPod(ctx, nodePod("p"), ""); !errors.Is(err, context.Canceled) {
-				t.Fatalf("RunPod: %v", err)
-			}
-			events := m.Subscribe()
-			defer events.Close()
-			close(proceed)
-			e, err := events.Next(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := use(m, e.ID); err != nil {
-				t.Fatal(err)
-			}
-			<-time.After(3 * m.creates.bound)
-			if p, err := m.Pod(e.ID); err != nil || !p.Ready() {
-				t.Errorf("the pod is gone: %v", err)
-			}
-		})
+		// In a bubble, whose time stands still while something is done.
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { usedPodStays(t, use) }) })
+	}
+}
+
+func usedPodStays(t *testing.T, use func(t *testing.T, m *Manager, id string) error) {
+	begun, proceed := make(chan struct{}), make(chan struct{})
+	m := newTestManager(t, func(point string) error {
+		if point == "pod: publish" {
+			close(begun)
+			<-proceed
+		}
+		return nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-begun; cancel() }()
+	if _, err := m.RunPod(ctx, nodePod("p"), ""); !errors.Is(err, context.Canceled) {
+		t.Fatalf("RunPod: %v", err)
+	}
+	events := m.Subscribe()
+	defer events.Close()
+	close(proceed)
+	e, err := events.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := use(t, m, e.ID); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(3 * retryBound)
+	if p, err := m.Pod(e.ID); err != nil || !p.Ready() {
+		t.Errorf("the pod is gone: %v", err)
 	}
 }

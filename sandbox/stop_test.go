@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cri-box/cri-box/oci/keeper"
@@ -68,6 +69,10 @@ func TestStopIsTriedAgain(t *testing.T) {
 // TestRemovedTwice: of two who remove a pod at a time, the second does not give
 // back the labels that another pod has by now.
 func TestRemovedTwice(t *testing.T) {
+	synctest.Test(t, removedTwice)
+}
+
+func removedTwice(t *testing.T) {
 	m := newTestManager(t, nil)
 	pool := label.NewPool(label.Labels{Process: "system_u:system_r:container_t:s0", Mount: "system_u:object_r:container_file_t:s0"})
 	m.cfg.Labels = pool
@@ -87,7 +92,7 @@ func TestRemovedTwice(t *testing.T) {
 	for range 2 {
 		go func() { done <- m.RemovePod(t.Context(), id) }()
 	}
-	<-time.After(200 * time.Millisecond)
+	synctest.Wait()
 	if _, err := pool.New(level); err != nil { // another pod's
 		t.Fatal(err)
 	}
@@ -162,6 +167,10 @@ func TestRemovedWhileItsEndIsWritten(t *testing.T) {
 // TestRemovedAsItStarts: a container is started between the two looks of its removal,
 // and somebody stops it: the stop does not wait for an end that nobody records.
 func TestRemovedAsItStarts(t *testing.T) {
+	synctest.Test(t, removedAsItStarts)
+}
+
+func removedAsItStarts(t *testing.T) {
 	m := newTestManager(t, nil)
 	e := runningContainer(m)
 	running := *e.ctr
@@ -172,7 +181,7 @@ func TestRemovedAsItStarts(t *testing.T) {
 	removed := make(chan error, 1)
 	e.lock <- struct{}{}
 	go func() { removed <- m.RemoveContainer(t.Context(), created.ID) }() // its first look comes next,
-	<-time.After(200 * time.Millisecond)
+	synctest.Wait()
 	started := make(chan struct{})
 	go func() { // and then this one's turn,
 		e.lock <- struct{}{}
@@ -183,7 +192,7 @@ func TestRemovedAsItStarts(t *testing.T) {
 		close(started)
 		e.lock.release()
 	}()
-	<-time.After(200 * time.Millisecond)
+	synctest.Wait()
 	e.lock.release()
 	<-started
 	if err := <-removed; err != nil {
