@@ -9,7 +9,8 @@ import (
 // if it were left.
 func TestLeakCheckSeesAPod(t *testing.T) {
 	i := New(t)
-	i.RunPod().Run("c", i.Image("probe"), []string{"/bin/workload", "sleep-forever"})
+	c := i.RunPod().Run("c", i.Image("probe"), []string{"/bin/workload", "on-term", "0"})
+	c.WaitOutput("ready") // it has arguments only when execve(2) is over, which is after its start
 	found := map[string][]string{}
 	for _, l := range append(i.leftovers(), i.leftInCustody()...) {
 		found[l.Kind] = append(found[l.Kind], l.Name)
@@ -19,7 +20,7 @@ func TestLeakCheckSeesAPod(t *testing.T) {
 			t.Errorf("no %s of the running pod was found", kind)
 		}
 	}
-	if !slices.Contains(found["process"], "/bin/workload sleep-forever") {
+	if !slices.Contains(found["process"], "/bin/workload on-term 0") {
 		t.Errorf("the container's process is not among %q", found["process"])
 	}
 	t.Log(found["descriptor"])

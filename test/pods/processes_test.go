@@ -26,9 +26,10 @@ func TestNoProgramButTheContainers(t *testing.T) {
 	before := mountPoints(t)
 	pod := i.RunPod(port(8098, 80), bandwidth("10M")) // all that the network has to do
 	executed("of RunPodSandbox", 0)
-	c := pod.Create("c", image, sleeper)
+	c := pod.Create("c", image, run("on-term", "0"))
 	executed("of CreateContainer", 0)
 	c.Start()
+	c.WaitOutput("ready") // execve(2) lets its caller go on before it tells that it was made
 	executed("of StartContainer", 1)
 	c.MustExec(run("exit", "0")...)
 	executed("of ExecSync", 1)
