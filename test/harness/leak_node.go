@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -16,8 +17,17 @@ type nodeState struct {
 	lines []string
 }
 
-// readNode lists what is in a network namespace.
-func readNode(n *Net) (*nodeState, error) {
+// readNode lists what is in a network namespace. The kernel says of a list that
+// something came or went while it was read: then it is read again.
+func readNode(n *Net) (s *nodeState, err error) {
+	within(waitTimeout, func() bool {
+		s, err = readNodeOnce(n)
+		return !errors.Is(err, netlink.ErrDumpInterrupted)
+	})
+	return s, err
+}
+
+func readNodeOnce(n *Net) (*nodeState, error) {
 	h, err := n.Handle()
 	if err != nil {
 		return nil, err
