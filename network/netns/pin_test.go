@@ -2,7 +2,6 @@ package netns
 
 import (
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,9 +17,8 @@ func inOwnMountNamespace(t *testing.T, fn func(dir string)) {
 	t.Helper()
 	dir := t.TempDir()
 	done := make(chan struct{})
-	go func() {
+	onOwnThread(func() {
 		defer close(done)
-		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 			t.Error(err)
 			return
@@ -31,7 +29,7 @@ func inOwnMountNamespace(t *testing.T, fn func(dir string)) {
 		}
 		fn(dir)
 		_ = unix.Unmount(dir+"/netns", unix.MNT_DETACH)
-	}()
+	})
 	<-done
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,15 +40,17 @@ func newDeadVolume(t *testing.T) *deadVolume {
 	place, done, ended := make(chan any), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		runtime.LockOSThread() // it ends with this goroutine
-		if err := mountFUSE(fd, d.Dir); err != nil {
-			place <- err
-			return
-		}
-		place <- fmt.Sprintf("/proc/%d/task/%d/ns/mnt", os.Getpid(), unix.Gettid())
-		<-done
-		unix.Unmount(d.Dir, unix.MNT_FORCE) // which ends the connection (fuse_umount_begin)
-		unix.Unmount(d.Dir, unix.MNT_DETACH)
+		harness.OnThread(func() error {
+			if err := mountFUSE(fd, d.Dir); err != nil {
+				place <- err
+				return nil
+			}
+			place <- fmt.Sprintf("/proc/%d/task/%d/ns/mnt", os.Getpid(), unix.Gettid())
+			<-done
+			unix.Unmount(d.Dir, unix.MNT_FORCE) // which ends the connection (fuse_umount_begin)
+			unix.Unmount(d.Dir, unix.MNT_DETACH)
+			return nil
+		})
 	}()
 	d.revive = sync.OnceFunc(func() { close(done); <-ended })
 	t.Cleanup(d.revive)

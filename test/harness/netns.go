@@ -36,7 +36,7 @@ type Net struct {
 // the kernel starts them.
 func newNet(name string) (*Net, error) {
 	n := &Net{Name: name}
-	err := onThread(func() (err error) {
+	err := OnThread(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -49,12 +49,19 @@ func newNet(name string) (*Net, error) {
 	return n, nil
 }
 
-// onThread runs fn on a thread of its own that ends with it: the thread may
-// change namespace and is never given back.
-func onThread(fn func() error) error {
+// OnThread runs fn on a thread of its own that ends with it: the thread may
+// change namespace and is never given back. It is never the process's first one,
+// which Go does not end: that one would keep the namespace, and have it told as the
+// whole process's by /proc.
+func OnThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			done <- OnThread(fn) // on another one, for this goroutine occupies the first
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- fn()
 	}()
 	return <-done
@@ -63,7 +70,7 @@ func onThread(fn func() error) error {
 // Do runs fn on a thread inside the namespace. What fn starts on other
 // goroutines is outside again; processes that it starts are inside.
 func (n *Net) Do(fn func() error) error {
-	return onThread(func() error {
+	return OnThread(func() error {
 		if err := unix.Setns(int(n.fd.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("cannot enter the %s network namespace: %w", n.Name, err)
 		}

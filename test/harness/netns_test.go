@@ -4,8 +4,29 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"testing"
 )
+
+// ownNetwork is the test process's, before there is a test.
+var ownNetwork = Namespace(os.Getpid(), "net")
+
+// TestProcessStaysInItsNetwork: what is done in others is done by threads that end.
+func TestProcessStaysInItsNetwork(t *testing.T) {
+	n, err := newNet("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for range 500 { // any of them may get the process's first thread
+		if err := n.Do(func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := Namespace(os.Getpid(), "net"); now != ownNetwork {
+		t.Errorf("it is in %s, began in %s", now, ownNetwork)
+	}
+}
 
 func TestNodeReachesOutside(t *testing.T) {
 	node, outside, err := NewNode()
