@@ -99,7 +99,7 @@ func TestFiftyPodsLeaveNothing(t *testing.T) {
 		l.End(p)
 	}
 	var after string
-	for deadline := time.Now().Add(10 * time.Second); after != before && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); after != before && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		after = l.State(rules) // the kernel ends the namespaces
 	}
 	if after != before {
