@@ -218,8 +218,13 @@ func TestExecSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "answer", fmt.Sprintf("%q %q %d", resp.Stdout, resp.Stderr, resp.ExitCode), `"out\n" "err\n" 3`)
-	_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/bin/sh", "-c", "touch /began; sleep 1000"}, Timeout: 1})
-	hasCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
+	for timeout := int64(1); timeout < 60; timeout *= 2 { // in a time in which it can begin
+		_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/bin/sh", "-c", "touch /began; sleep 1000"}, Timeout: timeout})
+		hasCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
+		if _, code := c.exec("test -e /began"); code == 0 {
+			break
+		}
+	}
 	equal(t, "what is left of it", c.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 1000 '; test -e /began"), "0")
 	_, err = n.runtime.ExecSync(n.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: c.id})
 	strict(t, "no command", err, "cmd")

@@ -115,7 +115,10 @@ func TestUpdateOOMScoreAdj(t *testing.T) {
 	clause(t, "OOMScoreAdj adjusts the oom-killer score. Default: 0 (not specified).")
 	n := newNode(t)
 	c := n.pod().run(script("sleep 1000000 & sleep 1000000"))
-	eventually(t, "the child", func() bool { return c.sh("cat /proc/[0-9]*/comm | grep -c ^sleep") == "2" })
+	eventually(t, "the child", func() bool {
+		out, _ := c.exec("cat /proc/[0-9]*/comm 2>/dev/null | grep -c ^sleep") // which fails where there is none yet
+		return out == "2"
+	})
 	if err := n.update(c, func(r *runtimeapi.LinuxContainerResources) { r.OomScoreAdj = 700 }); err != nil {
 		t.Fatal(err)
 	}
