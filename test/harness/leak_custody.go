@@ -33,6 +33,13 @@ func (i *Instance) leftInCustody() []Leftover {
 	return found
 }
 
+// Settle waits, where there are no pods, until serve and keeper hold nothing of those
+// that were, and serve has ready again what it keeps for those to come.
+func (i *Instance) Settle() {
+	i.T.Helper()
+	i.Wait("serve and keeper to hold nothing of pods", func() bool { return len(i.leftInCustody()) == 0 })
+}
+
 // ahead is for how many pods serve keeps network, IPC and UTS namespaces ready.
 const ahead = 4
 
