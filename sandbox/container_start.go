@@ -60,6 +60,9 @@ var errNotRecorded = fmt.Errorf("its start cannot be recorded: %w", ErrUnavailab
 // start makes the process and records it.
 func (m *Manager) start(ctx context.Context, e *containerEntry, c *Container) error {
 	started, err := m.cfg.Runtime.Start(ctx, c.Bundle)
+	if errors.Is(err, keeper.ErrSpawnerLost) && starved(c) {
+		return fmt.Errorf("cannot start container %s: its memory limit is %d bytes, and no process begins with less than %d", c.ID, *c.Bundle.Spec.Linux.Resources.Memory.Limit, leastMemory)
+	}
 	if err != nil {
 		return err
 	}
@@ -75,6 +78,17 @@ func (m *Manager) start(ctx context.Context, e *containerEntry, c *Container) er
 		return fmt.Errorf("cannot start container %s: %w: %w", c.ID, errNotRecorded, err)
 	}
 	return nil
+}
+
+// leastMemory is what the kernel takes for a small process, in bytes.
+const leastMemory = 1 << 20
+
+// starved says whether the kernel cannot but kill a container's first process. Until
+// that executes, its memory is the spawner's, which is killed with it: neither
+// memory.failcnt nor oom_kill of the group tells (mm/oom_kill.c).
+func starved(c *Container) bool {
+	r := c.Bundle.Spec.Linux.Resources
+	return r != nil && r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 && *r.Memory.Limit < leastMemory
 }
 
 // endUnrecorded ends the process of a start that counts as not begun: the keeper

@@ -83,6 +83,21 @@ func TestKilledIsNotOOMKilled(t *testing.T) {
 	equal(t, "reason", status.Reason, "Error")
 }
 
+// TestStartWithoutMemory: 128m instead of 128M, which the kubelet makes one byte.
+func TestStartWithoutMemory(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	c := pod.Create("c", i.Image(probe), sleeper, resources(func(r *runtimeapi.LinuxContainerResources) { r.MemoryLimitInBytes = 1 }))
+	err := c.TryStart()
+	if err == nil || !strings.Contains(err.Error(), "its memory limit is 1 bytes") {
+		t.Errorf("starting with one byte of memory: %v", err)
+	}
+	status := c.Status()
+	equal(t, "state", status.State, runtimeapi.ContainerState_CONTAINER_EXITED)
+	equal(t, "reason", status.Reason, "StartError")
+	pod.Run("other", i.Image(probe), sleeper)
+}
+
 func TestStartError(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Create("c", i.Image(probe), []string{"/bin/missing"})
