@@ -58,26 +58,27 @@ part_vm_systemd() { INIT=systemd BOUND=1800 hack/vm/test.sh 'test/systemd:^Test(
 # With either driver of control groups.
 containers='Test(ExecSync|OOMKilled|MemoryLimit|UpdateSurvivesRestart|SharedPID|ServeKilled|PodCgroupParent|CgroupNames)'
 # Every package that makes containers or control groups, whole, on each kernel and with
-# either driver: two machines side by side, with one thread each.
+# either driver: two machines side by side, with one thread each, as long as there are two.
 part_vm_all() {
 	status=0
 	hack/vm/build.sh ./test/systemd ./oci/cgroup $(for one in $on_kernels; do echo "./${one%%:*}"; done) || return 1
-	for kernel in ${KERNELS:-6.1 6.12 sid}; do
-		vm_whole $kernel script oci/cgroup & script=$!
-		vm_whole $kernel systemd test/systemd & systemd=$!
-		wait $script || status=1
-		wait $systemd || status=1
-	done
+	rm -f bin/vm/failed-*
+	machines | { vm_queue <&3 & vm_queue <&3 & wait; } 3<&0
+	[ -z "$(ls bin/vm/failed-* 2>/dev/null)" ] || status=1
 	BOUND=3600 hack/vm/arm64.sh || status=1
 	return $status
 }
+machines() {
+	for kernel in ${KERNELS:-6.1 6.12 sid}; do
+		echo "$kernel systemd test/systemd"
+		echo "$kernel script oci/cgroup"
+	done
+}
+vm_queue() { while read -r machine; do vm_whole $machine </dev/null; done; }
 on_kernels='oci oci/mount oci/podinit network/netns network/routed test/pods test/streams test/stats test/critest test/faults test/model test/powercut:TestBlockCut'
 # vm_whole KERNEL INIT PACKAGE tests that package and all of on_kernels; each line says where.
 vm_whole() {
-	failed=bin/vm/failed-$1-$2
-	rm -f "$failed"
-	{ KERNEL=$1 INIT=$2 BUILT=1 THREAD=single BOUND=14400 hack/vm/test.sh "$3" $on_kernels 2>&1 || : >"$failed"; } | sed -u "s/^/$1 $2: /"
-	[ ! -e "$failed" ]
+	{ KERNEL=$1 INIT=$2 BUILT=1 THREAD=single BOUND=14400 hack/vm/test.sh "$3" $on_kernels 2>&1 || : >"bin/vm/failed-$1-$2"; } | sed -u "s/^/$1 $2: /"
 }
 part_crictl() { CRIBOX_ALONE=${ALONE-} $go test -count=1 -timeout 10m ./test/crictl; }
 # The daemon is some ten times slower under the race detector; RACE=units leaves
