@@ -360,9 +360,12 @@ func (c *Client) current() *link {
 // there within 100 ms.
 const nextBound = 15 * time.Second
 
+// errNoNext is the keeper's doing, not a deadline of the client's: it may try again.
+var errNoNext = fmt.Errorf("it takes longer than %v", nextBound)
+
 // live waits until there is a link to a keeper that lives, if one died.
 func (c *Client) live(ctx context.Context) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, nextBound)
+	ctx, cancel := context.WithTimeoutCause(ctx, nextBound, errNoNext)
 	defer cancel()
 	for {
 		c.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cri-box/cri-box/oci/program"
@@ -253,5 +254,23 @@ func TestSpawnOfNobody(t *testing.T) {
 	f.run("x", "/bin/sh", "-c", "exit 6")
 	if e := f.wait("x"); e.Code != 6 {
 		t.Errorf("exit %+v", e)
+	}
+}
+
+// TestNoNextKeeper: who waits in vain for the next keeper may try again, unless its own
+// time is over.
+func TestNoNextKeeper(t *testing.T) {
+	for own, want := range map[time.Duration]error{time.Hour: errNoNext, time.Second: context.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			dead := make(chan struct{})
+			close(dead)
+			c := &Client{link: &link{dead: dead}, replaced: make(chan struct{}), closing: make(chan struct{})}
+			ctx, cancel := context.WithTimeout(t.Context(), own)
+			defer cancel()
+			_, err := c.live(ctx)
+			if !errors.Is(err, ErrKeeperLost) || !errors.Is(err, want) || errors.Is(err, context.DeadlineExceeded) != (want == context.DeadlineExceeded) {
+				t.Errorf("with %v to wait: %v, want %v", own, err, want)
+			}
+		})
 	}
 }
