@@ -121,6 +121,16 @@ func Alive(pid int) bool {
 	return ok && p.state != "Z" && p.state != "X"
 }
 
+// Halted says whether all threads of a process are stopped: kill(2) with SIGSTOP
+// returns before that, and until one has taken the signal others go on.
+func Halted(pid int) bool {
+	threads := dirNames(filepath.Join("/proc", strconv.Itoa(pid), "task"))
+	return len(threads) > 0 && !slices.ContainsFunc(threads, func(id string) bool {
+		_, rest, _ := cutLast(readProcFile(pid, filepath.Join("task", id, "stat")), ") ")
+		return !strings.HasPrefix(rest, "T")
+	})
+}
+
 // Describe says what a process is and does, for messages.
 func Describe(pid int) string {
 	p, ok := readProc(pid)
