@@ -1,12 +1,9 @@
 package guards
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/cri-box/cri-box/test/harness"
 )
@@ -19,7 +16,7 @@ func TestLinkIsMadeAhead(t *testing.T) {
 	for range 6 { // more than are made at a time
 		var before []string
 		i.Wait("links are ready", func() bool {
-			before = slices.DeleteFunc(links(i), func(name string) bool { // those that the kernel has not removed yet
+			before = slices.DeleteFunc(i.Links(), func(name string) bool { // those that the kernel has not removed yet
 				return slices.ContainsFunc(pods, func(id string) bool { return strings.HasSuffix(name, id[:8]) })
 			})
 			return len(before) >= 3
@@ -31,26 +28,4 @@ func TestLinkIsMadeAhead(t *testing.T) {
 		}
 		p.Remove()
 	}
-}
-
-// links are the host's ends of pods' links on the node.
-func links(i *harness.Instance) (names []string) {
-	h, err := i.Node.Handle()
-	if err != nil {
-		i.T.Fatal(err)
-	}
-	defer h.Close()
-	all, err := h.LinkList()
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil // one came or went meanwhile: who waits asks again
-	}
-	if err != nil {
-		i.T.Fatal(err)
-	}
-	for _, l := range all {
-		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, "cb") {
-			names = append(names, l.Attrs().Name)
-		}
-	}
-	return names
 }

@@ -40,8 +40,9 @@ func (i *Instance) Settle() {
 	i.Wait("serve and keeper to hold nothing of pods", func() bool { return len(i.leftInCustody()) == 0 })
 }
 
-// ahead is for how many pods serve keeps network, IPC and UTS namespaces ready.
-const ahead = 4
+// Ahead is for how many pods serve keeps network, IPC and UTS namespaces ready, each
+// with a link.
+const Ahead = 4
 
 // beyondAhead takes those namespaces out of the descriptors of serve, if they are
 // exactly as many: one more is a leak, one less is still being made.
@@ -59,7 +60,7 @@ func beyondAhead(links []string) []string {
 			rest = append(rest, link)
 		}
 	}
-	if count["net"] == ahead && count["ipc"] == ahead && count["uts"] == ahead {
+	if count["net"] == Ahead && count["ipc"] == Ahead && count["uts"] == Ahead {
 		return rest
 	}
 	return links

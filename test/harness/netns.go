@@ -2,12 +2,14 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,4 +240,28 @@ func defaultRoutes(h *netlink.Handle) error {
 		}
 	}
 	return nil
+}
+
+// Links are the host's ends of pods' links on the node, also of those that are made
+// before their pods.
+func (i *Instance) Links() (names []string) {
+	i.T.Helper()
+	h, err := i.Node.Handle()
+	if err != nil {
+		i.T.Fatal(err)
+	}
+	defer h.Close()
+	all, err := h.LinkList()
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil // one came or went meanwhile: who waits asks again
+	}
+	if err != nil {
+		i.T.Fatal(err)
+	}
+	for _, l := range all {
+		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, "cb") {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names
 }

@@ -106,6 +106,8 @@ func TestAborted(t *testing.T) {
 	plain := pod.Run("plain", i.Image(busybox), sh("while read x; do echo $x; done; exec sleep 1000"), stdin)
 	port := listen(t, plain.PID(), "127.0.0.1:0", func(c *net.TCPConn) { io.Copy(c, c) })
 	plain.MustExec("/bin/true")
+	// What serve holds for the next pods is made in the background.
+	i.Wait("the links of this pod and the next", func() bool { return len(i.Links()) == 1+harness.Ahead })
 	before := measure(t, i, shell, plain)
 	kinds := []func() aborted{
 		func() aborted { return execSession(shell, true) }, func() aborted { return execSession(plain, false) },
