@@ -66,9 +66,13 @@ func TestWebSocketAttach(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Run("c", i.Image(busybox), []string{"/bin/cat"}, stdinOnce)
 	ws := dialWebSocket(t, i, attachURL(t, c, streams{Stdout: true}), "v4.channel.k8s.io")
+	out := collect(ws)
 	a := attach(t, c, streams{Stdin: true, Stdout: true})
-	a.stdin.Write([]byte("text\n"))
-	equal(t, "stdout", string(receive(t, ws)), "\x01text\n")
+	// What is written before it is attached is not for it, and nothing tells it when it is.
+	i.Wait("what the container writes", func() bool {
+		a.stdin.Write([]byte("text\n"))
+		return strings.Contains(out.soFar(), "\x01text\n")
+	})
 	ws.Close()
 	a.stdin.Close()
 	equal(t, "exit code", c.WaitExit().ExitCode, 0)
