@@ -181,21 +181,24 @@ func connect(node, outside *Net) error {
 	if err := defaultRoutes(h); err != nil {
 		return err
 	}
-	return settle(h)
+	if err := settle(h, NodeIPv6); err != nil {
+		return err
+	}
+	return settle(o, OutsideIPv6)
 }
 
 // settle waits for the route that the kernel makes for a v6 address, in a worker
 // of its own, once the link has a carrier: until then the address does not answer.
-func settle(h *netlink.Handle) error {
+func settle(h *netlink.Handle, address string) error {
 	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL}
 	there := within(waitTimeout, func() bool {
 		routes, err := h.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_TABLE)
 		return err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool {
-			return r.Dst != nil && r.Dst.IP.Equal(net.ParseIP(NodeIPv6))
+			return r.Dst != nil && r.Dst.IP.Equal(net.ParseIP(address))
 		})
 	})
 	if !there {
-		return fmt.Errorf("no local route for %s within %v", NodeIPv6, waitTimeout)
+		return fmt.Errorf("no local route for %s within %v", address, waitTimeout)
 	}
 	return nil
 }
