@@ -15,13 +15,20 @@ func TestMain(m *testing.M) { harness.Main(m) }
 const rounds = 5
 
 func TestSystemCallsPerPod(t *testing.T) {
-	i := harness.New(t)
+	// With its own network the daemon does not look for plugins every ten seconds.
+	i := harness.New(t, harness.Args("--set", "network.mode=embedded"))
 	image := i.Image("busybox")
 	warm := i.RunPod()
 	warm.Run("c", image, []string{"sleep", "1000"}).MustExec("true")
+	// What is made for the next pods is made in the background; of each part it counts to that.
+	pods := []*harness.Pod{}
+	settled := func() {
+		t.Helper()
+		i.Wait("the links of these pods and the next", func() bool { return len(i.Links()) == 1+len(pods)+harness.Ahead })
+	}
+	settled()
 	pids := append([]int{i.PID(), i.Keeper()}, harness.Children(i.Keeper())...)
 
-	var pods []*harness.Pod
 	var containers []*harness.Container
 	up := count(t, pids, func() {
 		for range rounds {
@@ -29,6 +36,7 @@ func TestSystemCallsPerPod(t *testing.T) {
 			pods = append(pods, p)
 			containers = append(containers, p.Run("c", image, []string{"sleep", "1000"}))
 		}
+		settled()
 	})
 	execs := count(t, pids, func() {
 		for _, c := range containers {

@@ -69,9 +69,8 @@ func count(t *testing.T, pids []int, do func()) map[string]int {
 	return tally(t, file)
 }
 
-// tally counts the lines of a trace. A thread's clone does not count, nor an
-// execve that found nothing (the search along PATH), nor the second half of a
-// call that another one interrupted.
+// tally counts the calls of a trace, each once. A thread's clone does not count, nor
+// an execve that found nothing (the search along PATH).
 func tally(t *testing.T, file string) map[string]int {
 	t.Helper()
 	f, err := os.Open(file)
@@ -89,8 +88,16 @@ func tally(t *testing.T, file string) map[string]int {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line := lines.Text()
 		m := callLine.FindStringSubmatch(line)
-		if m == nil || strings.Contains(line, "resumed>") || strings.Contains(line, "CLONE_THREAD") ||
-			strings.HasPrefix(m[1], "execve") && strings.Contains(line, "ENOENT") {
+		if m == nil || strings.Contains(line, "CLONE_THREAD") {
+			continue
+		}
+		// Of a call that another one interrupted strace writes two lines. Only the second
+		// of an execve says whether it found something.
+		half := "resumed>"
+		if strings.HasPrefix(m[1], "execve") {
+			half = "<unfinished"
+		}
+		if strings.Contains(line, half) || half == "<unfinished" && strings.Contains(line, "ENOENT") {
 			continue
 		}
 		got[kindOf[m[1]]]++
