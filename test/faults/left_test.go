@@ -2,9 +2,11 @@ package faults_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cri-box/cri-box/test/harness"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -16,21 +18,15 @@ func TestStartIsLeft(t *testing.T) {
 	l := newLife(t)
 	pod := l.RunPod()
 	for _, point := range []string{"start: open log", "start: spawn"} {
-		c := pod.Create(filepath.Base(point[7:]), l.image, []string{"/bin/workload", "on-term", "7"})
-		l.arm(point, "delay 300ms")
-		ctx, cancel := context.WithCancel(l.Context())
-		left := make(chan error, 1)
-		go func() {
-			_, err := l.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
-			left <- err
-		}()
-		l.Wait("the daemon to be at "+point, func() bool {
-			_, err := os.Stat(filepath.Join(l.faults, point))
-			return err != nil
-		})
-		cancel()
-		if err := <-left; err == nil {
-			t.Fatalf("%s: the start was not cancelled", point)
+		var c *harness.Container
+		for delay := 300 * time.Millisecond; ; delay *= 4 { // it may be over before this client goes away
+			c = pod.Create(fmt.Sprint(point[7:], " ", delay), l.image, []string{"/bin/workload", "on-term", "7"})
+			if l.startAndLeave(c, point, delay) {
+				break
+			}
+			if delay > 10*time.Second {
+				t.Fatalf("%s: the start was not cancelled", point)
+			}
 		}
 		l.Wait("the start to end", func() bool { return c.Status().State != runtimeapi.ContainerState_CONTAINER_CREATED })
 		if s := c.Status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -39,6 +35,25 @@ func TestStartIsLeft(t *testing.T) {
 		}
 		c.WaitOutput("ready")
 	}
+}
+
+// startAndLeave goes away while the container's start takes that long at a point;
+// false if it was over before.
+func (l *life) startAndLeave(c *harness.Container, point string, delay time.Duration) bool {
+	l.t.Helper()
+	l.arm(point, "delay "+delay.String())
+	ctx, cancel := context.WithCancel(l.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := l.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
+		left <- err
+	}()
+	l.Wait("the daemon to be at "+point, func() bool {
+		_, err := os.Stat(filepath.Join(l.faults, point))
+		return err != nil
+	})
+	cancel()
+	return <-left != nil
 }
 
 // TestHalfStopped: a pod that was being stopped when the daemon was killed has no
