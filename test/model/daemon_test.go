@@ -253,10 +253,12 @@ func (c *client) fateful(call model.Call, before model.State) (codes.Code, error
 		c.Kill()
 		c.daemon.Start()
 	case model.KillKeeper:
-		c.keepers.Add(1)
 		pid := 0 // the one before may have been killed just now
 		c.Wait("a keeper", func() bool { pid = c.Keeper(); return pid != 0 })
 		syscall.Kill(pid, syscall.SIGKILL)
+		// Until it is dead it may start what it will not see the end of.
+		c.Wait("the keeper's end", func() bool { return !harness.Alive(pid) })
+		c.keepers.Add(1)
 	}
 	return codes.OK, nil
 }
