@@ -64,9 +64,16 @@ func (q *queue) stop() {
 	unix.Close(q.home)
 }
 
-// run serves jobs. The thread is never given back: the goroutine ends locked.
+// run serves jobs. The thread is never given back: the goroutine ends locked. On the
+// process's first thread, which does not end so, it waits for one that has another.
 func (q *queue) run() {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		go q.run()
+		<-q.done
+		runtime.UnlockOSThread()
+		return
+	}
 	q.lost = false
 	entered := unix.Setns(q.home, unix.CLONE_NEWNET)
 	for {
