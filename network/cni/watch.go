@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -64,7 +66,9 @@ func (w *watch) arm() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := map[int]map[string]bool{}
-	for path, names := range want {
+	// Parents come first: what is made in one while this runs is then told of.
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		names := want[path]
 		wd, err := unix.InotifyAddWatch(w.fd, path, watchMask)
 		if err != nil {
 			continue // it does not exist: its parent tells when it does
