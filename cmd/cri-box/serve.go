@@ -50,8 +50,7 @@ func serve(s settings) error {
 		return err
 	}
 	boundHeap()
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
+	ctx, _ := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM) // for good: a second signal does not cut the end short
 	d := &daemon{settings: s, gate: make(chan struct{}), hangups: make(chan os.Signal, 1)}
 	d.began()
 	defer d.close()
