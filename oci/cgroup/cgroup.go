@@ -54,7 +54,21 @@ func (s *System) Create(ctx context.Context, cgroupPath string, r *specs.LinuxRe
 	return c, nil
 }
 
-func (s *System) create(cgroupPath string, limits *cgroups.Resources) (*Cgroup, error) {
+// createTries is how often one goes on where systemd takes the controllers away from a
+// slice, with its last scope, between two steps of a creation (Lost): it does so once.
+const createTries = 3
+
+func (s *System) create(cgroupPath string, limits *cgroups.Resources) (c *Cgroup, err error) {
+	for range createTries {
+		c, err = s.createOnce(cgroupPath, limits)
+		if !gone(err) || !inSlice(cgroupPath) {
+			break
+		}
+	}
+	return c, err
+}
+
+func (s *System) createOnce(cgroupPath string, limits *cgroups.Resources) (*Cgroup, error) {
 	if err := s.makeDirs(cgroupPath); err != nil {
 		return nil, err
 	}

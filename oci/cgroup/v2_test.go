@@ -1,11 +1,13 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -86,4 +88,36 @@ func disk(t *testing.T) (major, minor int64) {
 	}
 	t.Fatal("this machine has no disk")
 	return 0, 0
+}
+
+// TestCreateWhileControllersGo: systemd takes the controllers away from a slice with
+// its last scope, at any moment of the next one's creation. On other hosts nobody does.
+func TestCreateWhileControllersGo(t *testing.T) {
+	s := system(t)
+	slice := path.Join(base, random()+".slice")
+	first := path.Join(slice, random()+".scope")
+	t.Cleanup(func() { destroy(t, s, first) })
+	if _, err := s.Create(t.Context(), first, nil); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 300 {
+		taken := make(chan error, 1)
+		go func() {
+			time.Sleep(time.Duration(n) * 20 * time.Microsecond)
+			if s.Mode != V2 {
+				taken <- nil
+				return
+			}
+			taken <- os.WriteFile(path.Join(s.unifiedDir(slice), "cgroup.subtree_control"), []byte("-memory -pids -cpu"), 0)
+		}()
+		at := path.Join(slice, random()+".scope")
+		c, err := s.Create(t.Context(), at, limited())
+		if err := errors.Join(err, <-taken); err != nil {
+			t.Fatalf("taken away %d us after the beginning: %v", n*20, err)
+		}
+		c.Close()
+		if err := s.Remove(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
