@@ -20,7 +20,6 @@ var errAbandoned = fmt.Errorf("nobody asked for it again within %v", retryBound)
 type flights struct {
 	mu    sync.Mutex
 	byKey map[string]*flight
-	bound time.Duration // 0 is retryBound
 }
 
 type flight struct {
@@ -147,11 +146,7 @@ func (f *flights) leave(key string, fl *flight, work flightWork) {
 	if fl.waiters > 0 || f.byKey[key] != fl {
 		return
 	}
-	bound := retryBound
-	if f.bound > 0 {
-		bound = f.bound
-	}
-	fl.timer = time.AfterFunc(bound, func() { f.abandon(key, fl, work) })
+	fl.timer = time.AfterFunc(retryBound, func() { f.abandon(key, fl, work) })
 }
 
 // abandon takes back what nobody came for.

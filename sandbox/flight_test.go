@@ -68,6 +68,15 @@ func (f *flights) waiting(key string) int {
 	return -1
 }
 
+// beginAndGo has a client begin the work and go away.
+func (f *flights) beginAndGo(t *testing.T, k *fake) {
+	ctx, cancel := context.WithCancel(t.Context())
+	first := f.joinLater(ctx, k, "request")
+	<-k.begun
+	cancel()
+	<-first
+}
+
 // done is closed when the work of a flight has ended.
 func (f *flights) done(key string) <-chan struct{} {
 	f.mu.Lock()
@@ -120,11 +129,7 @@ func TestRetryFindsWhatItsPredecessorBegan(t *testing.T) {
 // have been removed since; its retry is not answered from memory.
 func TestFinishedWorkIsLookedAtAgain(t *testing.T) {
 	f, k := &flights{}, newFake()
-	ctx, cancel := context.WithCancel(t.Context())
-	first := f.joinLater(ctx, k, "request")
-	<-k.begun
-	cancel()
-	<-first
+	f.beginAndGo(t, k)
 	done := f.done("key")
 	k.proceed <- nil
 	<-done
@@ -159,11 +164,7 @@ func TestAbandonedWorkIsTakenBack(t *testing.T) {
 func TestAbandonedWorkIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, k := &flights{}, newFake()
-		ctx, cancel := context.WithCancel(t.Context())
-		first := f.joinLater(ctx, k, "request")
-		<-k.begun
-		cancel()
-		<-first
+		f.beginAndGo(t, k)
 		<-f.done("key") // the work ends by its own context; a new request then begins anew
 		again := f.joinLater(t.Context(), k, "request")
 		<-k.begun

@@ -91,7 +91,7 @@ func disk(t *testing.T) (major, minor int64) {
 }
 
 // TestCreateWhileControllersGo: systemd takes the controllers away from a slice with
-// its last scope, at any moment of the next one's creation. On other hosts nobody does.
+// its last scope, at any moment of the next one's creation.
 func TestCreateWhileControllersGo(t *testing.T) {
 	s := system(t)
 	slice := path.Join(base, random()+".slice")
@@ -100,14 +100,13 @@ func TestCreateWhileControllersGo(t *testing.T) {
 	if _, err := s.Create(t.Context(), first, nil); err != nil {
 		t.Fatal(err)
 	}
+	if s.Mode != V2 {
+		return // there systemd does not
+	}
 	for n := range 300 {
 		taken := make(chan error, 1)
 		go func() {
 			time.Sleep(time.Duration(n) * 20 * time.Microsecond)
-			if s.Mode != V2 {
-				taken <- nil
-				return
-			}
 			taken <- os.WriteFile(path.Join(s.unifiedDir(slice), "cgroup.subtree_control"), []byte("-memory -pids -cpu"), 0)
 		}()
 		at := path.Join(slice, random()+".scope")
