@@ -141,6 +141,20 @@ func (s *socket) linkAfter(b *batch, name string) (netlink.Link, error) {
 	return s.oneLink(b)
 }
 
+// index is the number of a link, of which the kernel tells no more here: a message about
+// a link waits for the lock of all links, and for a veth looks through the ids of all
+// network namespaces (peernet2id). Any socket takes netdevice(7)'s questions.
+func (s *socket) index(name string) (int, error) {
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(s.fd, unix.SIOCGIFINDEX, req)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot find interface %s: %w", name, err)
+	}
+	return int(req.Uint32()), nil
+}
+
 // oneLink sends a batch that asks for a link.
 func (s *socket) oneLink(b *batch) (link netlink.Link, err error) {
 	failed := s.do(b, func(kind uint16, data []byte) {
@@ -206,7 +220,7 @@ func (w *wire) furnishHost(b *batch, ips []netip.Addr) error {
 	}
 	err := w.lay(b)
 	if errors.Is(err, errRouted) {
-		return errors.Join(err, w.unroute(ips))
+		return errors.Join(err, w.host.unroute(w.hostEnd.Attrs().Index, ips))
 	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
@@ -219,7 +233,7 @@ func (w *wire) furnishHost(b *batch, ips []netip.Addr) error {
 			err = w.mine(ip)
 		}
 		if err != nil {
-			return errors.Join(err, w.unroute(ips))
+			return errors.Join(err, w.host.unroute(w.hostEnd.Attrs().Index, ips))
 		}
 	}
 	return nil
@@ -229,7 +243,7 @@ func (w *wire) addHost(b *batch, ip netip.Addr) {
 	index := w.hostEnd.Attrs().Index
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, podRoute(index, ip))
 	b.neighbour(index, ip, w.mac)
-	b.wayTo(ip)
+	b.wayTo(ip, unix.RTM_F_FIB_MATCH)
 	b.allow(unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL) // what a rule of the administrator may say
 }
 
@@ -254,14 +268,14 @@ func (w *wire) mine(ip netip.Addr) error {
 	return fmt.Errorf("cannot add route to %s: %w", ip, errRouted)
 }
 
-// unroute takes the pod's routes back.
-func (w *wire) unroute(ips []netip.Addr) error {
+// unroute takes the routes of a pod's addresses back.
+func (s *socket) unroute(link int, ips []netip.Addr) error {
 	b := &batch{}
 	for _, ip := range ips {
-		b.route(unix.RTM_DELROUTE, 0, podRoute(w.hostEnd.Attrs().Index, ip))
+		b.route(unix.RTM_DELROUTE, 0, podRoute(link, ip))
 		b.allow(unix.ESRCH, unix.ENODEV)
 	}
-	return w.host.do(b, nil)
+	return s.do(b, nil)
 }
 
 // podRoute is the host's route to a pod's address.

@@ -323,23 +323,27 @@ func (n *Network) detach(ctx context.Context, id string) error {
 // kernel takes it down with the pod's namespace, and would here first look through
 // all IPv6 routes of the host (rt6_disable_ip).
 func (n *Network) cutOff(l lease) error {
-	link, err := n.host.LinkByName(n.linkName(l.Pod))
+	name := n.linkName(l.Pod)
+	if len(l.IPs) == 0 { // the lease was lost: what is routed to the interface goes with it
+		return n.down(name)
+	}
+	link, err := n.rt.index(name)
 	if gone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot find interface %s: %w", n.linkName(l.Pod), err)
+		return err
 	}
-	if len(l.IPs) == 0 { // the lease was lost: what is routed to the interface goes with it
-		return n.down(link)
-	}
-	w := wire{host: n.rt, hostEnd: link}
-	return w.unroute(l.IPs)
+	return n.rt.unroute(link, l.IPs)
 }
 
-func (n *Network) down(link netlink.Link) error {
-	if err := n.host.LinkSetDown(link); err != nil && !gone(err) {
-		return fmt.Errorf("cannot take interface %s down: %w", link.Attrs().Name, err)
+func (n *Network) down(name string) error {
+	link, err := n.host.LinkByName(name)
+	if err == nil {
+		err = n.host.LinkSetDown(link)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("cannot take interface %s down: %w", name, err)
 	}
 	return nil
 }

@@ -229,7 +229,7 @@ func (b *batch) route(kind, flags uint16, r route) {
 // wayTo is the index of the link by which packets for ip leave.
 func (s *socket) wayTo(ip netip.Addr) (link int, err error) {
 	b := &batch{}
-	b.wayTo(ip)
+	b.wayTo(ip, 0)
 	err = s.do(b, func(kind uint16, data []byte) {
 		if kind != unix.RTM_NEWROUTE || len(data) < unix.SizeofRtMsg {
 			return
@@ -244,10 +244,13 @@ func (s *socket) wayTo(ip netip.Addr) (link int, err error) {
 	return link, err
 }
 
-// wayTo asks for the route to ip.
-func (b *batch) wayTo(ip netip.Addr) {
+// wayTo asks for the route to ip. With RTM_F_FIB_MATCH the answer is the entry of the
+// table; without it also the source address, for which IPv6 looks through all links of
+// the host, and which of several next hops it is.
+func (b *batch) wayTo(ip netip.Addr, flags uint32) {
 	head := make([]byte, unix.SizeofRtMsg)
 	head[0], head[1] = familyOf(ip), byte(ip.BitLen())
+	binary.NativeEndian.PutUint32(head[8:], flags) // rtm_flags
 	b.add(unix.RTM_GETROUTE, 0, head, "find the way to %s", ip)
 	b.attr(unix.RTA_DST, ip.AsSlice())
 }
