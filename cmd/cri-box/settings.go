@@ -114,7 +114,7 @@ func imageConfig(root string, c config.Image) image.Config {
 func (s settings) networkConfig() mode.Config {
 	n, dir := s.config.Network, filepath.Join(s.root, "network")
 	return mode.Config{Mode: n.Mode, KubeletCIDR: n.PodCIDR == "kubelet", Dir: dir,
-		Routed: routed.Config{Instance: s.instance(), StateDir: s.state, IPv4: n.IPv4, IPv6: n.IPv6, MTU: n.MTU},
+		Routed: routed.Config{Instance: s.instance(), StateDir: s.state, IPv4: n.IPv4, IPv6: n.IPv6, NoMasquerade: n.NoMasquerade, MTU: n.MTU},
 		CNI:    cni.Config{ConfDirs: []string{n.CNI.ConfDir}, BinDirs: n.CNI.BinDirs, Dir: filepath.Join(dir, "cni")}}
 }
 

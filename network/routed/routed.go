@@ -46,6 +46,9 @@ type Config struct {
 	// IPv4 and IPv6 are the pod ranges. With both zero both defaults are used; with
 	// one zero pods have the other family only.
 	IPv4, IPv6 netip.Prefix
+	// NoMasquerade are destinations that get packets with the pod's own address, as
+	// the pods of this node do.
+	NoMasquerade []netip.Prefix
 	// MTU of the pods' interfaces in bytes; 0 takes the uplink's.
 	MTU int
 }
@@ -104,7 +107,7 @@ func (n *Network) open(cfg Config) (err error) {
 	if n.pools, err = pools(cfg); err != nil {
 		return err
 	}
-	n.rules = declare(cfg.Instance, n.pools)
+	n.rules = declare(cfg.Instance, n.pools, cfg.NoMasquerade)
 	if n.leases, err = openLeases(filepath.Join(cfg.StateDir, "ipam"), n.pools); err != nil {
 		return err
 	}

@@ -66,8 +66,9 @@ var (
 	loopback6 = netip.MustParsePrefix("::1/128")
 )
 
-// declare is the wanted table: a pure function of the instance and its ranges.
-func declare(instance string, pools []pool) ruleset {
+// declare is the wanted table: a pure function of the instance, its ranges and those
+// that pods reach with their own address.
+func declare(instance string, pools []pool, direct []netip.Prefix) ruleset {
 	pods := linkPrefix(instance)
 	table := &nftables.Table{Name: instance, Family: nftables.TableFamilyINet}
 	return ruleset{table: table, sets: declareSets(table), chains: []chain{
@@ -84,7 +85,7 @@ func declare(instance string, pools []pool) ruleset {
 			rule(within(destination, loopback6), verdict(expr.VerdictReturn)),
 			rule(toHost(), jump("hostports")),
 		}),
-		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource).with(table, postrouting(pods, pools)),
+		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource).with(table, postrouting(pods, pools, direct)),
 	}}
 }
 
@@ -131,7 +132,7 @@ func hostports() [][]expr.Any {
 }
 
 // postrouting gives packets the host's address where the pod's would not do.
-func postrouting(pods string, pools []pool) [][]expr.Any {
+func postrouting(pods string, pools []pool, direct []netip.Prefix) [][]expr.Any {
 	masquerade := []expr.Any{&expr.Masq{FullyRandom: true}} // collisions of ports drop packets otherwise
 	both := func(v4 bool, set string) []expr.Any {
 		second := slot(1)
@@ -145,6 +146,9 @@ func postrouting(pods string, pools []pool) [][]expr.Any {
 		rule(to(pods), within(source, loopback4), masquerade),
 		rule(both(true, setSelf4), masquerade),
 		rule(both(false, setSelf6), masquerade),
+	}
+	for _, p := range direct {
+		rules = append(rules, rule(from(pods), within(destination, p), verdict(expr.VerdictReturn)))
 	}
 	for _, p := range pools {
 		rules = append(rules, rule(from(pods), notTo(pods), outside(destination, p.prefix), masquerade))

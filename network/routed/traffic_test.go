@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -42,6 +43,35 @@ func TestPodToOutsideHasTheNodesAddress(t *testing.T) {
 	l.serve(l.outside, "world", ":82")
 	l.expect(p.NetNS, out4, "82", "world "+node4)
 	l.expect(p.NetNS, out6, "82", "world "+node6)
+}
+
+// Another node's pods see who asks, and all others the node.
+func TestNoMasquerade(t *testing.T) {
+	const elsewhere4, elsewhere6 = "192.0.2.129", "2001:db8::ff:1"
+	l := newLab(t, func(c *Config) {
+		c.NoMasquerade = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("2001:db8::/112"), DefaultIPv4, DefaultIPv6}
+	})
+	l.in(l.outside, func() error { return defaultRoutes(node4, node6) })
+	l.in(l.outside, func() error { return address("up0", elsewhere4+"/24", elsewhere6+"/64") })
+	l.in(l.node, func() error { return setNeighbour(elsewhere6, outsideMAC) })
+	p := l.pod("8080:80/tcp", "8080:80/udp")
+	for _, address := range []string{out4, out6, elsewhere4, elsewhere6} { // each alone: an answer by UDP has the address that was asked
+		l.serve(l.outside, "host", net.JoinHostPort(address, "82"))
+	}
+	l.serve(p.NetNS, "pod", ":80")
+	l.expect(p.NetNS, out4, "82", "host "+p.v4)
+	l.expect(p.NetNS, out6, "82", "host "+p.v6)
+	l.expect(p.NetNS, elsewhere4, "82", "host "+node4)
+	l.expect(p.NetNS, elsewhere6, "82", "host "+node6)
+	l.expect(p.NetNS, node4, "8080", "pod "+node4) // its own port, though its range is the cluster's
+	l.expect(p.NetNS, node6, "8080", "pod "+node6)
+	l.expect(l.outside, p.v4, "80", "pod "+out4)
+	generation := l.generation()
+	l.net.Close()
+	l.open()
+	if got := l.generation(); got != generation {
+		t.Errorf("%d nftables transactions by the next daemon, want none", got-generation)
+	}
 }
 
 func TestHostPort(t *testing.T) {

@@ -48,6 +48,7 @@ var named = map[string]rule{
 	"ulimit":     {"\"name=soft:hard\" or \"name=both\" with a name from setrlimit(2) such as nofile, and numbers or unlimited", always},
 	"ipv4":       {"an IPv4 range such as \"10.88.0.0/16\", at least a /30, or \"\"", prefix(true)},
 	"ipv6":       {"an IPv6 range such as \"fd00:1::/64\", at least a /126, or \"\"", prefix(false)},
+	"range":      {"ranges such as \"10.244.0.0/16\" and \"fd00:1::/56\"", wholeRange},
 }
 
 // ruleOf reads an accept tag: a set, a range, or a name.
@@ -112,6 +113,12 @@ func prefix(v4 bool) func(reflect.Value) bool {
 		p := v.Interface().(netip.Prefix)
 		return p == netip.Prefix{} || p.Addr().Is4() == v4 && p == p.Masked() && p.Bits() <= p.Addr().BitLen()-2
 	}
+}
+
+// wholeRange is one without bits beyond its length.
+func wholeRange(v reflect.Value) bool {
+	p := v.Interface().(netip.Prefix)
+	return p.IsValid() && p == p.Masked() && !p.Addr().Is4In6()
 }
 
 // Capability is a capability's name as the kernel's headers write it.

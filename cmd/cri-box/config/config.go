@@ -76,12 +76,13 @@ type Limits struct {
 
 // Network is the table [network].
 type Network struct {
-	Mode    string       `toml:"mode" default:"'auto'" accept:"auto|embedded|cni" help:"embedded: cri-box's own network. cni: the plugins of the cluster. auto: embedded until the CNI directory holds a valid configuration."`
-	IPv4    netip.Prefix `toml:"ipv4" default:"'10.88.0.0/16'" accept:"ipv4" help:"IPv4 range of the embedded network's pods. Empty: none."`
-	IPv6    netip.Prefix `toml:"ipv6" default:"'fd63:7269:626f:7800::/64'" accept:"ipv6" help:"IPv6 range of the embedded network's pods. Empty: none."`
-	PodCIDR string       `toml:"pod_cidr" default:"'config'" accept:"config|kubelet" help:"config: the ranges above. kubelet: the range that the kubelet gives; no pod starts before it came."`
-	MTU     int          `toml:"mtu" default:"0" accept:"0..65535" help:"Largest packet of the pods' interfaces in bytes. 0: that of the node's uplink."`
-	CNI     CNI          `toml:"cni" help:"Where the cluster's network plugins are."`
+	Mode         string         `toml:"mode" default:"'auto'" accept:"auto|embedded|cni" help:"embedded: cri-box's own network. cni: the plugins of the cluster. auto: embedded until the CNI directory holds a valid configuration."`
+	IPv4         netip.Prefix   `toml:"ipv4" default:"'10.88.0.0/16'" accept:"ipv4" help:"IPv4 range of the embedded network's pods. Empty: none."`
+	IPv6         netip.Prefix   `toml:"ipv6" default:"'fd63:7269:626f:7800::/64'" accept:"ipv6" help:"IPv6 range of the embedded network's pods. Empty: none."`
+	PodCIDR      string         `toml:"pod_cidr" default:"'config'" accept:"config|kubelet" help:"config: the ranges above. kubelet: the range that the kubelet gives; no pod starts before it came."`
+	NoMasquerade []netip.Prefix `toml:"no_masquerade" default:"[]" accept:"range" help:"Ranges that see a pod's own address, as the pods of this node do: those of the other nodes' pods, where the nodes have routes to each other's. All others see the node's."`
+	MTU          int            `toml:"mtu" default:"0" accept:"0..65535" help:"Largest packet of the pods' interfaces in bytes. 0: that of the node's uplink."`
+	CNI          CNI            `toml:"cni" help:"Where the cluster's network plugins are."`
 }
 
 // CNI is the table [network.cni].

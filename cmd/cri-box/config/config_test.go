@@ -145,6 +145,8 @@ func TestRefusals(t *testing.T) {
 		"[network]\nipv4 = '10.0.0.1/24'":                 "\"10.0.0.1/24\" is not accepted",
 		"[network]\nipv4 = '10.0.0.0/31'":                 "network.ipv4",
 		"[network]\nipv4 = ''\nipv6 = ''":                 "network.ipv4 and network.ipv6 are both empty",
+		"[network]\nno_masquerade = ['10.0.0.0/8', '']":   "entry 2, \"\", is not accepted",
+		"[network]\nno_masquerade = ['10.244.0.1/16']":    "entry 1, \"10.244.0.1/16\", is not accepted; accepted: a list of ranges such as",
 		"[network.cni]\nbin_dirs = ['/opt', 'x']":         "config.toml:2: network.cni.bin_dirs: entry 2, \"x\", is not accepted; accepted: a list of absolute paths",
 		"[container]\nulimits = ['nofiles=5']":            "entry 1: \"nofiles\" is none of as, core",
 		"[container]\nulimits = ['nofile=5:4']":           "the soft limit is above the hard one",
