@@ -100,10 +100,7 @@ func TestHostPortTaken(t *testing.T) {
 // TestTrafficOut: the outside, which has no route to pods, sees the node.
 func TestTrafficOut(t *testing.T) {
 	i := harness.New(t)
-	i.Outside.Serve(t, ":80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		fmt.Fprint(w, host)
-	}))
+	i.Outside.Serve(t, ":80", http.HandlerFunc(tellFrom))
 	pod := i.RunPod()
 	c := pod.Run("client", i.Image(probe), run("get", "http://"+harness.OutsideIPv4))
 	equal(t, "exit code", c.WaitExit().ExitCode, 0)
@@ -113,6 +110,12 @@ func TestTrafficOut(t *testing.T) {
 		equal(t, "exit code with IPv6", c.WaitExit().ExitCode, 0)
 		equal(t, "address that the outside saw", strings.TrimSpace(c.Output("stdout")), harness.NodeIPv6)
 	}
+}
+
+// tellFrom answers with the client's address.
+func tellFrom(w http.ResponseWriter, r *http.Request) {
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	fmt.Fprint(w, host)
 }
 
 // TestHostNetwork: the pod's address is the node's, and its names are not changed.
