@@ -56,5 +56,5 @@ mkdir -p "$dest/etc/cri-box/certs.d" "$dest/etc/cri-box/conf.d"
 
 if [ -z "$dest" ] && command -v systemctl >/dev/null; then
 	[ ! -d /run/systemd/system ] || systemctl daemon-reload
-	systemctl enable cri-box.service
+	systemctl enable "$unit" # by its path: systemd looks below /usr and /usr/local alone, and links any other
 fi

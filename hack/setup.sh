@@ -86,6 +86,7 @@ for what in "$@"; do
 		need runc runc # test/pods compares
 		need qemu-aarch64 qemu-user # a release's programs are started
 		need dpkg-deb dpkg
+		need systemctl systemd # test/install enables the unit
 		[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 		;;
 	race)

@@ -152,6 +152,28 @@ func TestPrefix(t *testing.T) {
 	}
 }
 
+// TestEnabled: systemd finds the unit by its name, wherever the programs went, and
+// starts it with the node. The root is this machine's with what is written kept apart,
+// and without the systemd that may run.
+func TestEnabled(t *testing.T) {
+	const script = `mount -t tmpfs none /run; mkdir /run/etc /run/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/work none /etc
+for dir in /etc/systemd /opt /usr/local; do mount -t tmpfs none $dir; done
+for again in 1 2; do "$0"; done
+systemctl is-enabled cri-box.service
+readlink -f /etc/systemd/system/multi-user.target.wants/cri-box.service`
+	c := newCopy(t)
+	c.write(filepath.Join(c.dir, "bin/cri-box"), "program", 0o755)
+	for _, prefix := range []string{"/usr/local", "/opt"} {
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "/bin/sh", "-ec", script, filepath.Join(c.dir, "hack/install.sh"))
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_OFFLINE=1", "PREFIX=" + prefix}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), "\nenabled\n"+prefix+"/lib/systemd/system/cri-box.service\n") {
+			t.Errorf("PREFIX=%s: %v\n%s", prefix, err, out)
+		}
+	}
+}
+
 // An upgrade replaces the program, also while it runs, and nothing that the
 // administrator wrote.
 func TestUpgrade(t *testing.T) {
