@@ -13,8 +13,10 @@ import (
 )
 
 // flightKey says which downloads are the same work. Credentials belong to it: who
-// has none, or others, must get the layer from the registry himself.
+// has none, or others, must get the layer from the registry himself. The registry
+// does, too: one that sends slowly holds up nobody who did not name it.
 type flightKey struct {
+	registry     string
 	auth         Auth
 	blob, diffID digest.Digest
 }
@@ -55,7 +57,7 @@ func (s *Store) getLayer(ctx context.Context, j *job, i int, diffID digest.Diges
 
 // join takes part in the flight of a layer and starts it if there is none.
 func (s *Store) join(ctx context.Context, j *job, desc ocispec.Descriptor, diffID digest.Digest) (f *flight, mine bool) {
-	key := flightKey{j.auth, desc.Digest, diffID}
+	key := flightKey{j.registry, j.auth, desc.Digest, diffID}
 	s.flightsMu.Lock()
 	defer s.flightsMu.Unlock()
 	if f, ok := s.flights[key]; ok && f.users > 0 {

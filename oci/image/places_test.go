@@ -11,7 +11,7 @@ import (
 )
 
 // TestSlowRegistryHoldsUpItsOwn: where one registry has all places, and sends nothing,
-// an image of another comes all the same.
+// an image of another comes all the same, also one of the same layers.
 func TestSlowRegistryHoldsUpItsOwn(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.MaxConcurrentLayers = 2 })
 	other, host := serve(t)
@@ -30,6 +30,7 @@ func TestSlowRegistryHoldsUpItsOwn(t *testing.T) {
 		}})
 	}
 	other.Push("app", "1", imagetest.New().File("/g", 0o644, []byte("other")).Build())
+	other.Push("same", "1", built)
 	slow := make(chan error, 1)
 	go func() {
 		_, err := l.Pull(t.Context(), l.ref("app:1"), nil, nil)
@@ -42,11 +43,13 @@ func TestSlowRegistryHoldsUpItsOwn(t *testing.T) {
 		return n
 	}
 	waitFor(t, func() bool { return asked() == 2 })
-	within(t, 20*time.Second, "a pull from another registry", func(ctx context.Context) {
-		if _, err := l.Pull(ctx, host+"/app:1", nil, nil); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, name := range []string{"/app:1", "/same:1"} {
+		within(t, 20*time.Second, "a pull from another registry", func(ctx context.Context) {
+			if _, err := l.Pull(ctx, host+name, nil, nil); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
 	if n := asked(); n != 2 {
 		t.Errorf("the slow one has %d places", n)
 	}

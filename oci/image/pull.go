@@ -31,8 +31,9 @@ type Progress struct {
 // called a few times a second while layers come, never twice at once, and not
 // after the return.
 //
-// When ctx ends the download ends, unless another pull with the same credentials
-// waits for the same layer. What was unpacked is kept a while for the next try.
+// When ctx ends the download ends, unless another pull from the same registry with
+// the same credentials waits for the same layer. What was unpacked is kept a while
+// for the next try.
 // Errors wrap ErrRegistryUnavailable, ErrSignatureValidationFailed, ErrNotFound,
 // ErrAccessDenied, ErrInvalidName or ctx's error where that fits, and contain no
 // secret.
