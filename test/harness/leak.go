@@ -65,8 +65,7 @@ func (i *Instance) ours(text string) bool {
 }
 
 // leftProcesses finds serve, keeper and spawners by their network namespace and
-// command line, containers by their cgroup and by mounts that come from the
-// instance's directories.
+// command line, containers by their cgroup and by what is mounted for them.
 func (i *Instance) leftProcesses() []Leftover {
 	node, err := i.Node.Inode()
 	if err != nil {
@@ -80,12 +79,20 @@ func (i *Instance) leftProcesses() []Leftover {
 			continue
 		}
 		text := strings.Join(p.args, " ")
-		foreign := Namespace(p.pid, "mnt") != here && i.ours(readProcFile(p.pid, "mountinfo"))
+		foreign := Namespace(p.pid, "mnt") != here && i.mountedFor(p.pid)
 		if Namespace(p.pid, "net") == node || i.ours(text) || i.ours(readProcFile(p.pid, "cgroup")) || foreign {
 			found = append(found, Leftover{Kind: "process", Name: text, pid: p.pid})
 		}
 	}
 	return found
+}
+
+// mountedFor says whether a process has something of the instance mounted at a place that
+// is not the instance's. At its own place it is the host's mount, and in whoever copied the
+// host's mount namespace at that moment.
+func (i *Instance) mountedFor(pid int) bool {
+	text := readProcFile(pid, "mountinfo")
+	return i.ours(text) && slices.ContainsFunc(mounts(text), func(m hostMount) bool { return i.ours(m.line) && !i.ours(m.target) })
 }
 
 func (i *Instance) leftMounts() []Leftover {
@@ -98,13 +105,14 @@ func (i *Instance) leftMounts() []Leftover {
 	return found
 }
 
-// A hostMount is one line of /proc/self/mountinfo.
+// A hostMount is one line of a mountinfo.
 type hostMount struct{ line, target, fstype, options string }
 
-func hostMounts() []hostMount {
-	text, _ := os.ReadFile("/proc/self/mountinfo")
+func hostMounts() []hostMount { return mounts(readProcFile(os.Getpid(), "mountinfo")) }
+
+func mounts(text string) []hostMount {
 	var list []hostMount
-	for _, line := range strings.Split(string(text), "\n") {
+	for _, line := range strings.Split(text, "\n") {
 		left, right, ok := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
 		if ok && len(l) > 5 && len(r) > 2 {

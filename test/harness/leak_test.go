@@ -42,7 +42,7 @@ var plants = []struct {
 	}},
 	{"process with the instance's files in a mount namespace of its own", func(t *testing.T, i *Instance) string {
 		mkdir(t, i.State) // expected to stay
-		cmd := exec.Command("sh", "-c", `mount -t tmpfs none "$0" && echo ok && exec sleep 1000`, i.State)
+		cmd := exec.Command("sh", "-c", `mount -t tmpfs "$0" "$1" && echo ok && exec sleep 1000`, i.State, t.TempDir())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -138,6 +138,28 @@ func TestLeakCheckFinds(t *testing.T) {
 				t.Errorf("found %q, wanted %q among it", lines, want)
 			}
 		})
+	}
+}
+
+// TestLeakCheckLeavesStrangers: what the check finds it kills. Somebody's mount namespace
+// that was copied while the instance had a mount keeps that one.
+func TestLeakCheckLeavesStrangers(t *testing.T) {
+	i := prepare(t)
+	mkdir(t, i.State)
+	if err := syscall.Mount("none", i.State, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	start(t, cmd)
+	if err := syscall.Unmount(i.State, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !i.ours(readProcFile(cmd.Process.Pid, "mountinfo")) {
+		t.Error("the stranger has no copy of the mount")
+	}
+	if left := i.leftovers(); len(left) != 0 {
+		t.Errorf("found %v", left)
 	}
 }
 
