@@ -97,9 +97,24 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, streams oci
 		Process: spec.Exec(base, cmd, streams.TTY), Spec: base, Streams: streams})
 	if err != nil {
 		m.exits.unexpect(execID)
-		return nil, nil, err
+		return nil, nil, m.withoutMemory(c, err)
 	}
 	return s, ended, nil
+}
+
+// withoutMemory names the limit when the kernel killed what was to be a command for
+// want of memory, and the spawner with it (starved).
+func (m *Manager) withoutMemory(c *Container, err error) error {
+	if !errors.Is(err, keeper.ErrSpawnerLost) {
+		return err
+	}
+	st, failed := m.cfg.Cgroups.Stats(c.ID, m.cgroupOf(c))
+	m.forgetGone(c.ID)
+	if m := st.Memory; failed != nil || m.Limit == 0 || m.WorkingSet+leastMemory <= m.Limit {
+		return err
+	}
+	return fmt.Errorf("cannot exec in container %s: of its memory limit of %d bytes %d are in use, and no process begins with less than %d: %w",
+		c.ID, st.Memory.Limit, st.Memory.WorkingSet, leastMemory, ErrUnavailable)
 }
 
 func (x *exits) expect(id string) <-chan keeper.Exit {

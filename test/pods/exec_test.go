@@ -1,7 +1,12 @@
 package pods_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +78,57 @@ func TestExecAnswersWithoutTheBackground(t *testing.T) {
 	equal(t, "stdout", r.Stdout, "done\n")
 	if took := time.Since(begin); took > harness.Long(10*time.Second) {
 		t.Errorf("the answer took %v", took)
+	}
+}
+
+// TestExecWithoutMemory: a container whose memory is full, of files in a tmpfs say,
+// cannot take the beginning of a command.
+func TestExecWithoutMemory(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(busybox), []string{"/bin/sleep", "1000"}, resources(func(r *runtimeapi.LinuxContainerResources) {
+		r.MemoryLimitInBytes, r.OomScoreAdj = 64<<20, 900
+	}))
+	c.Wait("a process that sleeps, which takes no more memory", func() bool {
+		return strings.Contains(readFile(t, filepath.Join("/proc", itoa(c.PID()), "stat")), "(sleep) S ")
+	})
+	var err error
+	c.Wait("a command that cannot begin", func() bool { // what a processor had in reserve is given back late
+		fillMemory(t, c)
+		_, err = c.Exec(0, "/bin/true")
+		return err != nil
+	})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "of its memory limit of ") {
+		t.Errorf("a command without memory: %v", err)
+	}
+	equal(t, "state", c.Status().State, runtimeapi.ContainerState_CONTAINER_RUNNING)
+}
+
+// fillMemory takes away all of the container's limit that is not in use, and sees to
+// it that the kernel kills commands rather than its first process: v1 refuses less
+// than is in use, v2 kills for it.
+func fillMemory(t *testing.T, c *harness.Container) {
+	t.Helper()
+	limit := cgroupFile(t, c, "memory", "memory.limit_in_bytes", "memory.max")
+	score := filepath.Join("/proc", itoa(c.PID()), "oom_score_adj")
+	if strings.HasSuffix(limit, "max") {
+		write(t, score, "-1000")
+		write(t, limit, "4096")
+		return
+	}
+	write(t, score, "0")
+	usage, err := strconv.Atoi(strings.TrimSpace(readFile(t, filepath.Join(filepath.Dir(limit), "memory.usage_in_bytes"))))
+	for ; err == nil; usage -= 4096 {
+		err = os.WriteFile(limit, []byte(itoa(usage)), 0)
+	}
+	if !errors.Is(err, syscall.EBUSY) {
+		t.Fatalf("taking memory away: %v", err)
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0); err != nil {
+		t.Fatal(err)
 	}
 }
 
