@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -110,8 +109,9 @@ func (d *daemon) showTimes(w http.ResponseWriter, r *http.Request) {
 
 // ask sends a request to the daemon that serves state. The caller closes the answer.
 func ask(ctx context.Context, state, method, path string) (io.ReadCloser, error) {
+	socket := filepath.Join(state, adminSocket)
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(state, adminSocket))
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}
 	req, err := http.NewRequestWithContext(ctx, method, "http://cri-box"+path, nil)
 	if err != nil {
@@ -119,7 +119,7 @@ func ask(ctx context.Context, state, method, path string) (io.ReadCloser, error)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach the daemon (is cri-box serve running with --state %s?): %w", state, errors.Unwrap(err))
+		return nil, unreachable(socket, errors.Unwrap(err))
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil

@@ -60,9 +60,18 @@ func plain(err error, socket string) error {
 	}
 	text := rpc.GRPCStatus().Message()
 	if strings.HasPrefix(text, "connection error:") {
-		return fmt.Errorf("cannot reach the daemon at %s (is cri-box serve running? see --state): %s", socket, text)
+		return unreachable(socket, errors.New(text))
 	}
 	return errors.New(text)
+}
+
+// unreachable says that nobody answers at a socket, and what would be right.
+func unreachable(socket string, err error) error {
+	right := "is cri-box serve running? see --state"
+	if strings.Contains(err.Error(), unix.EACCES.Error()) { // of gRPC there is the text alone
+		right = "you may not open it: use sudo"
+	}
+	return fmt.Errorf("cannot reach the daemon at %s (%s): %w", socket, right, err)
 }
 
 // pod finds a pod by id, the beginning of one, name, or namespace/name.

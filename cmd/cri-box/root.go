@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
 	"github.com/spf13/cobra"
@@ -37,7 +38,42 @@ func root() *cobra.Command {
 		return nil
 	}
 	c.AddCommand(commands(n)...)
+	for _, sub := range c.Commands() {
+		sayRight(sub)
+	}
 	return c
+}
+
+// sayRight has a command with wrong arguments fail and say what would be right: of
+// those that a command takes cobra tells the number only, and one that has nothing
+// but commands below it prints its help, as if that had been asked for.
+func sayRight(c *cobra.Command) {
+	if !c.Runnable() {
+		c.Args, c.RunE = noneOf, func(c *cobra.Command, _ []string) error { return c.Help() }
+		c.DisableFlagsInUseLine = true
+	} else if check := c.Args; check != nil && !c.HasSubCommands() {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return fmt.Errorf("%w; write %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		sayRight(sub)
+	}
+}
+
+// noneOf refuses what is none of a command's own.
+func noneOf(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		names = append(names, sub.Name())
+	}
+	return fmt.Errorf("there is no %s %q; accepted: %s", c.CommandPath(), args[0], strings.Join(names, ", "))
 }
 
 // settings finds the daemon as serve would: from the configuration, or for a

@@ -50,7 +50,7 @@ func (n *Network) Report() Report {
 
 // Look is what can be said without a daemon: what one would find.
 func Look(cfg Config) Report {
-	r := Report{Mode: cfg.Mode, Serves: cfg.Mode, Why: "the configuration says mode = " + cfg.Mode, NotReady: "no daemon runs"}
+	r := Report{Mode: cfg.Mode, Serves: cfg.Mode, Why: "the configuration says mode = " + cfg.Mode, NotReady: "no daemon answers"}
 	if cfg.Mode == Embedded {
 		return r
 	}

@@ -1,7 +1,9 @@
 package cli_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,5 +39,57 @@ func TestServeWithoutRealRoot(t *testing.T) {
 	}
 	if out, err := inUserNamespace("version"); err != nil {
 		t.Errorf("version: %v\n%s", err, out)
+	}
+}
+
+// TestNotRoot: who may not open the daemon's sockets is told that, not to look
+// whether it runs.
+func TestNotRoot(t *testing.T) {
+	i := harness.New(t)
+	dir, err := os.MkdirTemp("", "cri-box-for-all-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "cri-box")
+	data, err := os.ReadFile(harness.CriBox(t))
+	if err == nil {
+		err = os.WriteFile(program, data, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, socket := range map[string]string{"ps": i.Socket(), "why": filepath.Join(i.State, "admin.sock")} {
+		cmd := exec.Command(program, "--state", i.State, command)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := cmd.CombinedOutput()
+		want := "cri-box: cannot reach the daemon at " + socket + " (you may not open it: use sudo): "
+		if err == nil || !strings.HasPrefix(string(out), want) || !strings.HasSuffix(string(out), "permission denied\n") && !strings.HasSuffix(string(out), "permission denied\"\n") {
+			t.Errorf("%s: %v, %s", command, err, out)
+		}
+	}
+}
+
+// TestWrongArguments: what is no command is an error also below another one, and who
+// gives too few or too many arguments is told which ones there are.
+func TestWrongArguments(t *testing.T) {
+	for args, want := range map[string]string{
+		"config chekc x": `there is no cri-box config "chekc"; accepted: check, default`,
+		"images lss":     `there is no cri-box images "lss"; accepted: explain, import, ls, pull, rm`,
+		"config check":   "accepts 1 arg(s), received 0; write cri-box config check FILE",
+		"images rm":      "requires at least 1 arg(s), only received 0; write cri-box images rm IMAGE...",
+		"ps x":           "; write cri-box ps",
+	} {
+		out, err := exec.Command(harness.CriBox(t), strings.Fields(args)...).CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), "cri-box: ") || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v, %s", args, err, out)
+		}
+	}
+	out, err := exec.Command(harness.CriBox(t), "config").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "Usage:\n  cri-box config\n") || !strings.Contains(string(out), "\n  check ") {
+		t.Errorf("config alone: %v, %s", err, out)
 	}
 }
