@@ -164,8 +164,10 @@ func TestNotFound(t *testing.T) {
 	if err := l.pullError(t, "app:1", nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := l.Pull(t.Context(), "app/UPPER", nil, nil); !errors.Is(err, ErrInvalidName) {
-		t.Errorf("error %v", err)
+	for _, name := range []string{"app/UPPER", "https://example.org/app"} {
+		if _, err := l.Pull(t.Context(), name, nil, nil); !errors.Is(err, ErrInvalidName) || !strings.HasSuffix(err.Error(), "; write [HOST/]NAME[:TAG][@DIGEST]") {
+			t.Errorf("error %v", err)
+		}
 	}
 }
 

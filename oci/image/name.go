@@ -19,7 +19,7 @@ func parseName(name string) (reference.Named, error) {
 	}
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {
-		return nil, fmt.Errorf("%w %q: %w", ErrInvalidName, name, err)
+		return nil, fmt.Errorf("%w %q: %w; write [HOST/]NAME[:TAG][@DIGEST]", ErrInvalidName, name, err)
 	}
 	return named, nil
 }
