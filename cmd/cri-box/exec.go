@@ -15,7 +15,7 @@ func execCommand(n *node) *cobra.Command {
 	var timeout time.Duration
 	var stdin, tty bool
 	c := &cobra.Command{
-		Use:   "exec CONTAINER COMMAND [ARGUMENT...]",
+		Use:   "exec [flags] CONTAINER COMMAND [ARGUMENT...]",
 		Short: "Run a command in a container; its exit code becomes ours",
 		Long: "Run a command in a container and print what it wrote once it has ended; with -i\n" +
 			"or -t while it runs. The exit code is the command's.",

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/cri-box/cri-box/cmd/cri-box/config"
@@ -91,7 +92,9 @@ func (n *node) settings() (settings, error) {
 	fmt.Fprintln(os.Stderr, "cri-box: looking for the daemon in the usual place:", err)
 	s.config, s.wrong = config.New(), err
 	if n.state != "" {
-		s.config.State = n.state
+		if s.config.State, err = filepath.Abs(n.state); err != nil {
+			return s, fmt.Errorf("cannot use %s: %w", n.state, err)
+		}
 	}
 	s.listen, s.root, s.state = s.config.Socket(), s.config.Root, s.config.State
 	return s, nil

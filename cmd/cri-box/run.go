@@ -54,7 +54,7 @@ type runNamespaces struct {
 func runCommand(n *node) *cobra.Command {
 	var o runOptions
 	c := &cobra.Command{
-		Use:   "run IMAGE [COMMAND [ARGUMENT...]]",
+		Use:   "run [flags] IMAGE [COMMAND [ARGUMENT...]]",
 		Short: "Run a container in a pod of its own",
 		Long: "Run a container in a pod of its own, over the same socket as the kubelet. The\n" +
 			"image is pulled if it is not here. Without --detach the log is printed until\n" +

@@ -82,6 +82,8 @@ func TestWrongArguments(t *testing.T) {
 		"config check":   "accepts 1 arg(s), received 0; write cri-box config check FILE",
 		"images rm":      "requires at least 1 arg(s), only received 0; write cri-box images rm IMAGE...",
 		"ps x":           "; write cri-box ps",
+		"run":            "; write cri-box run [flags] IMAGE [COMMAND [ARGUMENT...]]\n", // what comes later is the command's
+		"exec web":       "; write cri-box exec [flags] CONTAINER COMMAND [ARGUMENT...]\n",
 	} {
 		out, err := exec.Command(harness.CriBox(t), strings.Fields(args)...).CombinedOutput()
 		if err == nil || !strings.HasPrefix(string(out), "cri-box: ") || !strings.Contains(string(out), want) {
@@ -91,5 +93,18 @@ func TestWrongArguments(t *testing.T) {
 	out, err := exec.Command(harness.CriBox(t), "config").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "Usage:\n  cri-box config\n") || !strings.Contains(string(out), "\n  check ") {
 		t.Errorf("config alone: %v, %s", err, out)
+	}
+}
+
+// TestRelativeState: a state directory may be given by where we are, also beside a
+// configuration that is wrong.
+func TestRelativeState(t *testing.T) {
+	i := harness.New(t)
+	for _, file := range []string{config(i), filepath.Join(t.TempDir(), "missing.toml")} {
+		cmd := i.Command("--state", filepath.Base(i.State), "--config", file, "ps")
+		cmd.Dir = filepath.Dir(i.State)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", file, err, out)
+		}
 	}
 }
