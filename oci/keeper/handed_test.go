@@ -103,11 +103,25 @@ func TestKillsAreHandedOver(t *testing.T) {
 }
 
 // TestTracedProcessOfAnUpgrade: a process that ended while somebody traced it is
-// reaped once that one lets go, by the keeper's next build.
+// reaped once that one lets go, by the keeper's next build or the one after it, also
+// when nobody keeps it any more, as with every command.
 func TestTracedProcessOfAnUpgrade(t *testing.T) {
-	f := start(t)
-	f.endTraced(func() {
-		f.redial("other", os.Executable)
-		f.await("other")
-	})
+	for _, c := range []struct {
+		name   string
+		kept   bool
+		builds []string
+	}{{"kept", true, []string{"other"}}, {"not kept", false, []string{"other", "next"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			f := start(t)
+			f.endTraced(func() {
+				if !c.kept {
+					f.Release(t.Context(), "c")
+				}
+				for _, build := range c.builds {
+					f.redial(build, os.Executable)
+					f.await(build)
+				}
+			})
+		})
+	}
 }

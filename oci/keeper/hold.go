@@ -171,8 +171,13 @@ func (k *keeper) await(h *held, w *waiter) {
 	exit.Kills = k.kills(h, exit)
 	h.seen = &exit
 	k.mu.Unlock()
+	if w.traced {
+		k.stray(w, w.rest)
+	}
 	k.ends.RUnlock()
-	w.f.Close()
+	if !w.traced {
+		w.f.Close()
+	}
 	k.finish(h)
 }
 

@@ -338,13 +338,24 @@ func (k *keeper) reapLater(res spawned, bound time.Duration) {
 	if err != nil {
 		return
 	}
+	k.stray(w, func() {
+		late := time.AfterFunc(bound, w.kill)
+		w.wait()
+		late.Stop()
+		if w.traced {
+			w.rest()
+		}
+	})
+}
+
+// stray has reap wait for a child that nobody asks for any more, and keeps it until
+// then for an upgrade.
+func (k *keeper) stray(w *waiter, reap func()) {
 	k.mu.Lock()
 	k.strays[w] = true
 	k.mu.Unlock()
 	go func() {
-		late := time.AfterFunc(bound, w.kill)
-		w.wait()
-		late.Stop()
+		reap()
 		// An upgrade that has this one in its list finds its descriptor open.
 		k.ends.RLock()
 		defer k.ends.RUnlock()

@@ -23,6 +23,8 @@ type waiter struct {
 	raw syscall.RawConn
 	pid int
 	at  time.Time // when it had ended
+	// traced: how it ended is known, and it is there still (reap).
+	traced bool
 }
 
 // newWaiter takes over pidfd.
@@ -114,8 +116,7 @@ func (w *waiter) kill() {
 
 // reap takes the wait status of our child. One that another process traces is that
 // one's to reap first, when it likes (wait_consider_task in kernel/exit.c): then the
-// status is the zombie's, which is reaped in the background. Between the two the
-// kernel wakes us again.
+// status is the zombie's, which rest reaps. Between the two the kernel wakes us again.
 func (w *waiter) reap() (status syscall.WaitStatus, err error) {
 	waits := w.raw.Read(func(fd uintptr) bool {
 		var info siginfoChild
@@ -127,18 +128,37 @@ func (w *waiter) reap() (status syscall.WaitStatus, err error) {
 		if status, zombie = w.zombieStatus(); zombie != nil {
 			return false
 		}
-		go reapPID(w.pid)
+		w.traced = true
 		return true
 	})
 	return status, cmp.Or(err, waits)
 }
 
-// reapRest reaps a process whose end an earlier build saw while it was traced (reap),
-// in the background, if it is a zombie of ours still and so has its pid.
-func reapRest(pidfd, pid int) {
-	if _, err := waitid(uintptr(pidfd), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err == nil {
-		go reapPID(pid)
+// rest reaps what was traced when it ended, once its tracer lets go of it. A zombie in
+// a container's PID namespace would keep the container's own end waiting
+// (zap_pid_ns_processes in kernel/pid_namespace.c).
+func (w *waiter) rest() {
+	w.raw.Read(func(fd uintptr) bool {
+		info, err := waitid(fd, unix.WEXITED|unix.WNOHANG)
+		return err != nil || info.pid != 0
+	})
+}
+
+// reapRest reaps a process whose end an earlier build saw while it was traced, if it is
+// a zombie of ours still.
+func (k *keeper) reapRest(pidfd, pid int) error {
+	if _, err := waitid(uintptr(pidfd), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
+		return nil
 	}
+	own, err := dup(pidfd)
+	if err != nil {
+		return err
+	}
+	w, err := newWaiter(own, pid)
+	if err == nil {
+		k.stray(w, w.rest)
+	}
+	return err
 }
 
 func waitid(pidfd uintptr, options int) (info siginfoChild, err error) {

@@ -367,15 +367,16 @@ func (k *keeper) resumeItem(i handedItem, slices map[uint64]uint64) error {
 			h.logger.addTap(stream, os.NewFile(uintptr(fd), stream))
 		}
 	}
+	var rest error
 	if h.Exit != nil || h.seen != nil {
-		reapRest(pidfd, h.PID)
+		rest = k.reapRest(pidfd, h.PID)
 	}
 	switch {
 	case h.Exit != nil:
-		return nil
+		return rest
 	case h.seen != nil:
 		go k.finish(h)
-		return nil
+		return rest
 	}
 	return k.watch(h, pidfd)
 }
