@@ -64,7 +64,7 @@ type ContainerInput struct {
 //
 // A user namespace is joined, last of all (user.go).
 func Container(in ContainerInput) (*Program, error) {
-	l, err := newList("container "+in.ID, in.Arch, 256)
+	l, err := newList("container "+in.ID, in.Arch, containerRoom)
 	if err != nil {
 		return nil, err
 	}

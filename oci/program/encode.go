@@ -63,12 +63,14 @@ func (p *Program) Encode() ([]byte, error) {
 		cgroup = p.fdIndex(p.Cgroup)
 	}
 	dataStart := len(p.Ops) * opSize
-	relocs := make([]byte, 0, (len(p.relocs)+2*len(p.Ops))*relocSize)
+	start := headerSize + p.relocCount()*relocSize
+	out := make([]byte, start+dataStart+len(p.data))
+	next, region := out[headerSize:start], out[start:]
 	addReloc := func(at int, kind relocKind) {
-		relocs = binary.LittleEndian.AppendUint32(relocs, uint32(at))
-		relocs = binary.LittleEndian.AppendUint32(relocs, uint32(kind))
+		binary.LittleEndian.PutUint32(next, uint32(at))
+		binary.LittleEndian.PutUint32(next[4:], uint32(kind))
+		next = next[relocSize:]
 	}
-	region := make([]byte, dataStart+len(p.data))
 	copy(region[dataStart:], p.data)
 	for i := range p.Ops {
 		p.Ops[i].encode(region[i*opSize:], i*opSize, dataStart, addReloc)
@@ -81,11 +83,10 @@ func (p *Program) Encode() ([]byte, error) {
 		}
 		addReloc(at, r.kind)
 	}
-	out := make([]byte, headerSize, headerSize+len(relocs)+len(region))
 	le := binary.LittleEndian
 	le.PutUint64(out[0:], magic)
 	le.PutUint32(out[8:], uint32(len(p.Ops)))
-	le.PutUint32(out[12:], uint32(len(relocs)/relocSize))
+	le.PutUint32(out[12:], uint32((start-headerSize)/relocSize))
 	le.PutUint32(out[16:], uint32(len(region)))
 	le.PutUint32(out[20:], uint32(len(p.fds)))
 	le.PutUint64(out[24:], p.Clone)
@@ -99,7 +100,24 @@ func (p *Program) Encode() ([]byte, error) {
 	if p.Detached {
 		out[36] |= flagDetached
 	}
-	return append(append(out, relocs...), region...), nil
+	return out, nil
+}
+
+// relocCount is how many fields of the flat form become addresses or descriptors.
+func (p *Program) relocCount() int {
+	n := len(p.relocs)
+	for i := range p.Ops {
+		op := &p.Ops[i]
+		for _, a := range op.Args {
+			if a.kind == argData || a.kind == argFD || a.kind == argPage {
+				n++
+			}
+		}
+		if op.Store.kind == argData {
+			n++
+		}
+	}
+	return n
 }
 
 // Flags of an op, and of the header. A program with an inner clone says that it

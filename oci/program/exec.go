@@ -33,7 +33,7 @@ type ExecInput struct {
 // Exec compiles the start of a process in a running container. In a pid
 // namespace of the container's it is an inner clone that executes: see Container.
 func Exec(in ExecInput) (*Program, error) {
-	l, err := newList("process in container "+in.ID, in.Arch, 96)
+	l, err := newList("process in container "+in.ID, in.Arch, execRoom)
 	if err != nil {
 		return nil, err
 	}

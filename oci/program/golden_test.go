@@ -90,6 +90,9 @@ func testGolden(t *testing.T, file string) {
 		if _, err := p.Encode(); err != nil {
 			t.Error(err)
 		}
+		if cap(p.Ops) > containerRoom || len(p.Ops) > execRoom && cap(p.Ops) < containerRoom {
+			t.Errorf("%d calls had too little room and have %d", len(p.Ops), cap(p.Ops))
+		}
 		if strings.Contains(text[arch], ", ,") || strings.Contains(text[arch], "(,") {
 			t.Error("an argument has no text")
 		}

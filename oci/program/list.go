@@ -21,6 +21,13 @@ type list struct {
 	err     error
 }
 
+// How many calls the usual container and the usual command in one have, so that their
+// lists, of 272 bytes a call, need not be made anew while they are written.
+const (
+	containerRoom = 320
+	execRoom      = 144
+)
+
 // newList begins a program with room for about that many calls.
 func newList(name, arch string, room int) (*list, error) {
 	if abis[arch] == "" {
