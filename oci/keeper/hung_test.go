@@ -49,6 +49,38 @@ func TestStuckSpawnerEnds(t *testing.T) {
 	f.until("the end of the child", func() bool { return len(alive(ours)) == 0 })
 }
 
+// TestSpawnersOfABurst: programs that come together each get a spawner, and when none
+// comes any more all but keepIdle end.
+func TestSpawnersOfABurst(t *testing.T) {
+	f := start(t)
+	path := filepath.Join(f.dir, "later")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const burst = keepIdle + 3
+	done := make(chan error, burst)
+	for i := range burst {
+		p := program.New("one of a burst") // which waits for the FIFO's writer
+		p.Add(program.Op{Nr: unix.SYS_OPENAT, Why: "open " + path, Args: [6]program.Arg{program.Int(unix.AT_FDCWD), p.Str(path), program.Int(unix.O_RDONLY)}})
+		go func() {
+			_, err := f.Spawn(context.Background(), Spawn{Item: Item{ID: fmt.Sprint("x", i), Kind: KindExec}, Program: p, Timeout: time.Minute})
+			done <- err
+		}()
+	}
+	f.until("a spawner for each, and its child", func() bool { return len(f.spawners()) == 2*burst })
+	writer, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	for range burst {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	f.until("the end of those that nobody wants", func() bool { return len(alive(f.spawners())) == keepIdle })
+}
+
 // TestStoppedSpawner: of a program that was given up, for its spawner was stopped,
 // nothing stays once the spawner goes on and makes its process after all.
 func TestStoppedSpawner(t *testing.T) {

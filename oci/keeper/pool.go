@@ -23,6 +23,8 @@ type pool struct {
 	mu    sync.Mutex
 	alive int
 	stuck int // whose child cannot be killed
+	// shrinking says that shrink will be called.
+	shrinking bool
 }
 
 const (
@@ -166,21 +168,46 @@ func (p *pool) lost() {
 	p.mu.Unlock()
 }
 
-// keepIdle is how many spawners stay when nobody waits.
-const keepIdle = 2
+const (
+	// keepIdle is how many spawners stay when nobody waits.
+	keepIdle = 2
+	// shrinkEvery is how often one of the others is ended: starting it again takes
+	// longer than what it does, and in a burst all are wanted again at once.
+	shrinkEvery = 250 * time.Millisecond
+)
 
 func (p *pool) give(s *spawner) {
-	p.mu.Lock()
-	surplus := p.alive > keepIdle && len(p.free) >= keepIdle
-	if surplus {
-		p.alive--
-	}
-	p.mu.Unlock()
-	if surplus {
+	select {
+	case p.free <- s:
+	default: // one that was stuck came back
+		p.lost()
 		s.end()
 		return
 	}
-	p.free <- s
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) > keepIdle && !p.shrinking {
+		p.shrinking = true
+		time.AfterFunc(shrinkEvery, p.shrink)
+	}
+}
+
+// shrink ends an idle spawner, and comes again while there are too many.
+func (p *pool) shrink() {
+	p.mu.Lock()
+	if len(p.free) <= keepIdle {
+		p.shrinking = false
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	select {
+	case s := <-p.free:
+		p.lost()
+		s.end()
+	default: // wanted meanwhile
+	}
+	time.AfterFunc(shrinkEvery, p.shrink)
 }
 
 // hung tells whether a program's process cannot be killed.
