@@ -246,6 +246,34 @@ func TestPlainRegistryWithTLSSettings(t *testing.T) {
 	}
 }
 
+// TestMirrorsCredentials: credentials that do not say whom they are for go to each host
+// of hosts.toml that asks, and to nobody else, wherever those send us.
+func TestMirrorsCredentials(t *testing.T) {
+	l := newLab(t)
+	server, serverHost := serve(t)
+	stranger, strangerHost := serve(t)
+	built := simple("x")
+	server.Push("app", "1", built)
+	stranger.Push("app", "1", built)
+	for _, reg := range []*imagetest.Registry{l.reg, server, stranger} {
+		reg.BasicAuth("user", canaryPassword)
+	}
+	server.Break(imagetest.Fault{Path: "/blobs/", Redirect: "http://" + strangerHost})
+	l.hostsFile(t, "registry.test", fmt.Sprintf("server = %q\n[host.%q]\n", "http://"+serverHost, "http://"+l.host))
+	if _, err := l.Pull(t.Context(), "registry.test/app:1", &Auth{Username: "user", Password: canaryPassword}, nil); err == nil {
+		t.Error("the stranger has given the blobs")
+	}
+	for name, reg := range map[string]*imagetest.Registry{"mirror": l.reg, "server": server, "stranger": stranger} {
+		sent, asked := false, reg.Requests("")
+		for _, r := range asked {
+			sent = sent || r.Authorization != ""
+		}
+		if len(asked) == 0 || sent != (name != "stranger") {
+			t.Errorf("the %s was asked %d times, with credentials: %v", name, len(asked), sent)
+		}
+	}
+}
+
 func TestServerAddress(t *testing.T) {
 	for _, c := range []struct {
 		server, host string
