@@ -90,6 +90,9 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (*Session, error) {
 		return nil, err
 	}
 	s.PID, err = r.Keeper.Spawn(ctx, keeper.Spawn{Item: keeper.Item{ID: e.ID, Kind: keeper.KindExec}, Program: p, FDs: fds, Timeout: startBound})
+	if keeper.Lost(err) { // it may be there, and nobody would wait for it
+		err = errors.Join(err, s.Kill())
+	}
 	if err != nil {
 		s.Close()
 		return nil, err

@@ -132,6 +132,34 @@ func write(t *testing.T, name, text string) {
 	}
 }
 
+// TestExecWhoseKeeperDies: nobody has the answer of a command that was about to begin,
+// and nobody would wait for it. It ends, for it will be tried again.
+func TestExecWhoseKeeperDies(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	begun := func() (list []string) { // in commands' groups
+		groups, _ := filepath.Glob(filepath.Join(c.Group(), "exec-*", "cgroup.procs"))
+		for _, name := range groups {
+			list = append(list, strings.Fields(readFile(t, name))...)
+		}
+		return list
+	}
+	write(t, filepath.Join(c.Group(), "cgroup.freeze"), "1")
+	answer := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(0, sleeper...)
+		answer <- err
+	}()
+	c.Wait("what is to be the command", func() bool { return len(begun()) > 0 })
+	i.KillKeeper()
+	equal(t, "code", status.Code(<-answer), codes.Unavailable)
+	if left := begun(); len(left) > 0 {
+		t.Errorf("there are still %s", left)
+	}
+	write(t, filepath.Join(c.Group(), "cgroup.freeze"), "0")
+	equal(t, "a command after that", exec(t, c, 0, run("exit", "7")...).Code, 7)
+}
+
 func TestExecInWhatDoesNotRun(t *testing.T) {
 	i := harness.New(t)
 	c := i.RunPod().Create("c", i.Image(probe), run("exit", "0"))
