@@ -146,6 +146,10 @@ func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, co
 		name := pod.Metadata.Name
 		return "", "", fmt.Errorf("cannot run %q: there is a pod of that name; `cri-box rm --force --pod %s/%s` removes it", name, runNamespace, name)
 	}
+	if err != nil && ctx.Err() != nil {
+		id, err := c.abandoned(ctx, pod)
+		return id, "", errors.Join(fmt.Errorf("interrupted while the pod of %q was made", pod.Metadata.Name), err)
+	}
 	if err != nil {
 		return "", "", errors.Join(err, dropLogs(c.settings.root, pod.Metadata.Name))
 	}
@@ -155,6 +159,19 @@ func (c *client) start(ctx context.Context, pod *runtimeapi.PodSandboxConfig, co
 	}
 	_, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId})
 	return up.PodSandboxId, made.ContainerId, err
+}
+
+// abandoned returns the id of a pod that we do not want any more, for its removal:
+// the daemon goes on making it, and whoever asks for the same gets the same.
+func (c *client) abandoned(ctx context.Context, pod *runtimeapi.PodSandboxConfig) (string, error) {
+	fmt.Fprintln(os.Stderr, "cri-box: removing the pod once it is made")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callBound)
+	defer cancel()
+	up, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if err != nil {
+		return "", errors.Join(plain(err, c.settings.listen), dropLogs(c.settings.root, pod.Metadata.Name))
+	}
+	return up.PodSandboxId, nil
 }
 
 // stay prints what the container writes until it ends, stops it when we are

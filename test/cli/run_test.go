@@ -291,6 +291,52 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
+// TestRunInterruptedWhileMade: a pod that is being made when run is interrupted, by a
+// network plugin that takes its time, is removed once it is made.
+func TestRunInterruptedWhileMade(t *testing.T) {
+	dir := t.TempDir()
+	gate, calls := filepath.Join(dir, "gate"), filepath.Join(dir, "calls")
+	plugin := `#!/bin/sh
+[ "$CNI_COMMAND" = VERSION ] || echo "$CNI_COMMAND" >> ` + calls + `
+while [ "$CNI_COMMAND" = ADD ] && [ -e ` + gate + ` ]; do sleep 0.02; done
+echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"],"interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.1.1.1/24","interface":0}]}'
+`
+	for name, text := range map[string]string{"slow": plugin, "gate": "", "10-pods.conflist": `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"slow"}]}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := harness.New(t, harness.Args("--set", "network.mode=cni", "--set", "network.cni.conf_dir="+dir, "--set", "network.cni.bin_dirs=['"+dir+"']"))
+	cmd := i.Command("--state", i.State, "--config", config(i), "run", "--rm", i.Image(busybox), "true")
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	i.Wait("ADD", func() bool { _, err := os.Stat(calls); return err == nil })
+	cmd.Process.Signal(syscall.SIGINT)
+	first := make([]byte, len("cri-box: "))
+	if _, err := io.ReadFull(said, first); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(gate); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(said)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(rest), "interrupted") {
+		t.Errorf("code %d, %q", code, rest)
+	}
+	if made, err := os.ReadFile(calls); err != nil || string(made) != "ADD\nDEL\n" {
+		t.Errorf("the plugin was called for %q, %v", made, err)
+	}
+	if pods, dirs := must(i, "pods", "-o", "json"), glob(t, i.Root+"/run/*"); pods != "[]\n" || len(dirs) > 0 {
+		t.Errorf("left: %s %v", pods, dirs)
+	}
+}
+
 // TestFollow: what is written while a log is followed is printed, over a
 // rotation, until the container ends.
 func TestFollow(t *testing.T) {
