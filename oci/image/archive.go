@@ -80,6 +80,9 @@ func newTarArchive(f *os.File) (*tarArchive, error) {
 		if err == io.EOF {
 			return t, nil
 		}
+		if len(t.entries) == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return nil, fmt.Errorf("cannot read archive: it is no tar archive; what is compressed has to be unpacked first (gzip -d): %w", err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read archive: %w", err)
 		}

@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -116,6 +117,13 @@ func TestImportErrors(t *testing.T) {
 	if _, err := l.ImportStream(t.Context(), strings.NewReader("no archive"), ImportOptions{}); err == nil {
 		t.Error("imported text")
 	}
+	var packed bytes.Buffer // as docker save | gzip makes it
+	z := gzip.NewWriter(&packed)
+	if err := errors.Join(built.DockerArchive(z, "example.org/app:1"), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.ImportStream(t.Context(), &packed, ImportOptions{})
+	wantError(t, err, "it is no tar archive; what is compressed has to be unpacked first")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := l.ImportStream(ctx, bytes.NewReader(nil), ImportOptions{}); !errors.Is(err, context.Canceled) {
