@@ -102,18 +102,25 @@ func (s *System) KillsCounted(cgroupPath string, n uint64) {
 	}
 }
 
-// forgetSlice ends what is known of a slice that is gone.
-func (s *System) forgetSlice(cgroupPath string) {
+// forgetKills ends what is known of a scope that was removed, and with the last one of
+// its slice: a container that is started again and again has another scope each time.
+func (s *System) forgetKills(cgroupPath string) {
 	if !inSlice(cgroupPath) {
 		return
 	}
 	slice := path.Dir(cgroupPath)
-	if _, err := os.Stat(s.unifiedDir(slice)); err == nil {
-		return
-	}
+	_, err := os.Stat(s.unifiedDir(slice))
 	s.kills.Lock()
 	defer s.kills.Unlock()
-	delete(s.kills.slices, slice)
+	k := s.kills.slices[slice]
+	if k == nil {
+		return
+	}
+	k.base += k.known[cgroupPath]
+	delete(k.known, cgroupPath)
+	if err != nil || len(k.known) == 0 {
+		delete(s.kills.slices, slice)
+	}
 }
 
 func (s *System) totalKills(slice string) (uint64, bool) {

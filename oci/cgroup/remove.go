@@ -32,7 +32,7 @@ func (s *System) Remove(ctx context.Context, cgroupPath string) error {
 	for range 10 {
 		err := s.removeNow(cgroupPath)
 		if err == nil {
-			s.forgetSlice(cgroupPath)
+			s.forgetKills(cgroupPath)
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
