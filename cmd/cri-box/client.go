@@ -52,8 +52,18 @@ func (n *node) withClient(bound time.Duration, do func(ctx context.Context, c *c
 	return plain(do(ctx, &client{n, s, runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}), s.listen)
 }
 
-// plain takes gRPC's words from around the daemon's own.
+// plain takes gRPC's words from around the daemon's own, in each of several errors.
 func plain(err error, socket string) error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		list := several.Unwrap()
+		if err.Error() == errors.Join(list...).Error() { // not one that has others within its text
+			var said []error
+			for _, one := range list {
+				said = append(said, plain(one, socket))
+			}
+			return errors.Join(said...)
+		}
+	}
 	var rpc interface{ GRPCStatus() *status.Status }
 	if !errors.As(err, &rpc) {
 		return err

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 type streamOf struct {
@@ -29,5 +32,24 @@ func TestStreamsWaitForRecovery(t *testing.T) {
 	close(d.gate)
 	if err := d.waitRecoveredStream(nil, streamOf{ctx: t.Context()}, nil, handler); err != nil || !called {
 		t.Errorf("after recovery: %v, handled %v", err, called)
+	}
+}
+
+// TestPlainKeepsAll: of several errors, such as that of a start and that of the removal
+// after it, each is told.
+func TestPlainKeepsAll(t *testing.T) {
+	internal := func(text string) error { return status.Error(codes.Internal, text) }
+	for want, err := range map[string]error{
+		"started not\nremoved not":          errors.Join(internal("started not"), internal("removed not")),
+		"one\ntwo\nthree":                   errors.Join(errors.New("one"), errors.Join(internal("two"), errors.New("three"))),
+		"cannot do it: a and b":             fmt.Errorf("cannot do it: %w and %w", errors.New("a"), errors.New("b")),
+		"the daemon's own words, and alone": fmt.Errorf("ours: %w", internal("the daemon's own words, and alone")),
+	} {
+		if got := plain(err, "/sock").Error(); got != want {
+			t.Errorf("%q, wanted %q", got, want)
+		}
+	}
+	if plain(nil, "/sock") != nil {
+		t.Error("nothing wrong is an error")
 	}
 }
