@@ -15,7 +15,7 @@ import (
 // killBoth kills daemon and keeper so that neither can hand anything to the other.
 func killBoth(i *harness.Instance) {
 	keeper := i.Keeper()
-	syscall.Kill(keeper, syscall.SIGSTOP) // it shall not outlive the daemon by a line
+	i.Halt(keeper) // it shall not outlive the daemon by a line
 	i.Kill()
 	syscall.Kill(keeper, syscall.SIGKILL)
 	i.Wait("the keeper's end", func() bool { return !harness.Alive(keeper) })

@@ -1,7 +1,6 @@
 package faults_test
 
 import (
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +17,7 @@ func TestHungKeeper(t *testing.T) {
 	c := l.RunPod().Run("counter", l.image, []string{"/bin/workload", "count", "5"})
 	c.WaitOutput("3\n")
 	keeper := l.Keeper()
-	syscall.Kill(keeper, syscall.SIGSTOP)
+	l.Halt(keeper)
 	began := time.Now()
 	l.RunPod().Run("other", l.image, []string{"/bin/workload", "sleep-forever"})
 	t.Logf("a pod while the keeper hangs: %v", time.Since(began).Round(time.Millisecond))
@@ -36,7 +35,7 @@ func TestStartWithHungKeeper(t *testing.T) {
 	c := l.RunPod().Run("counter", l.image, []string{"/bin/workload", "count", "5"})
 	c.WaitOutput("3\n")
 	pid := c.PID()
-	syscall.Kill(l.Keeper(), syscall.SIGSTOP)
+	l.Halt(l.Keeper())
 	l.Kill()
 	began := time.Now()
 	l.Start()

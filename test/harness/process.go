@@ -121,14 +121,24 @@ func Alive(pid int) bool {
 	return ok && p.state != "Z" && p.state != "X"
 }
 
-// Halted says whether all threads of a process are stopped: kill(2) with SIGSTOP
+// halted says whether all threads of a process are stopped: kill(2) with SIGSTOP
 // returns before that, and until one has taken the signal others go on.
-func Halted(pid int) bool {
+func halted(pid int) bool {
 	threads := dirNames(filepath.Join("/proc", strconv.Itoa(pid), "task"))
 	return len(threads) > 0 && !slices.ContainsFunc(threads, func(id string) bool {
 		_, rest, _ := cutLast(readProcFile(pid, filepath.Join("task", id, "stat")), ") ")
 		return !strings.HasPrefix(rest, "T")
 	})
+}
+
+// Halt stops a process and returns once it is: sooner, one of its threads might still
+// do what the test sends it next.
+func (i *Instance) Halt(pid int) {
+	i.T.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		i.T.Fatalf("cannot stop process %d: %v", pid, err)
+	}
+	i.Wait("the stop of "+Describe(pid), func() bool { return halted(pid) })
 }
 
 // Describe says what a process is and does, for messages.

@@ -68,8 +68,7 @@ func TestEndWithoutKeeper(t *testing.T) {
 			i := harness.New(t, harness.Env(mount.Without+"="+without))
 			c := i.RunPod().Run("c", i.Image(busybox), sleeper)
 			pid := c.PID()
-			signal(t, i.PID(), unix.SIGSTOP) // it would start another keeper
-			i.Wait("serve to stop", func() bool { return harness.Halted(i.PID()) })
+			i.Halt(i.PID()) // it would start another keeper
 			i.KillKeeper()
 			signal(t, pid, unix.SIGKILL)
 			i.Wait("the container's end", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
