@@ -31,7 +31,7 @@ func (l Leftover) String() string {
 
 // settleTime is how long what goes away by itself may take: the kernel removes the
 // host's end of a pod's link some time after the namespace (DESIGN 6).
-const settleTime = 5 * time.Second
+var settleTime = Long(5 * time.Second)
 
 // afterAll repeats a look for leftovers until there are none or everything had
 // its time to go.
