@@ -124,6 +124,10 @@ func (s *session) logs(server string) {
 	s.say("## Logs")
 	s.Wait("the first line", func() bool { return strings.Contains(s.quiet("logs", server), "serving") })
 	s.run([]string{"serving\n"}, "logs", server)
+	s.Wait("the page", func() bool { // which comes after that line
+		_, code := s.try("exec", server, "wget", "-qO-", "http://localhost/index.html")
+		return code == 0
+	})
 	follow := s.start("logs", "-f", server)
 	follow.until("serving")
 	s.quiet("exec", server, "sh", "-c", "echo one more >/proc/$(pidof httpd)/fd/1")
