@@ -21,7 +21,7 @@ func TestReboot(t *testing.T) {
 	dir, host := n.hostDir(t)
 	memory := v1.Volume{Name: "memory", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}}
 	disk := v1.Volume{Name: "disk", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}
-	writer := sh("writer", "echo $(ls /disk) and $(ls /memory) >>/host/found; touch /memory/m /disk/d; sleep 100000")
+	writer := sh("writer", "was=$(echo $(ls /disk) and $(ls /memory)); touch /memory/m /disk/d; echo $was >>/host/found; sleep 100000")
 	for _, v := range []v1.Volume{memory, disk, host} {
 		writer = mounted(writer, v.Name, "/"+v.Name)
 	}
