@@ -16,25 +16,29 @@ import (
 
 // Update brings a container's limits from those of one spec to those of another,
 // all of them or none: linux.resources, and oom_score_adj of every process in it.
-// A container that was prepared is prepared anew when it starts.
-func (r *Runtime) Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) error {
-	group, err := r.cgroupOf(id, cgroup)
+// A container that was prepared is prepared anew when it starts. undo makes all what
+// it was.
+func (r *Runtime) Update(ctx context.Context, id, path string, from, to *specs.Spec) (undo func(context.Context) error, err error) {
+	group, err := r.cgroupOf(id, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	scores := oomScores{}
 	if from := from.Process.OOMScoreAdj; to.Process.OOMScoreAdj != nil && (from == nil || *from != *to.Process.OOMScoreAdj) {
 		err = scores.set(group, *to.Process.OOMScoreAdj)
 	}
+	var limits cgroup.Undo
 	if err == nil {
-		err = group.Update(ctx, to.Linux.Resources)
+		limits, err = group.Update(ctx, to.Linux.Resources)
 	}
 	if err != nil {
-		return errors.Join(err, scores.restore())
+		return nil, errors.Join(err, scores.restore())
 	}
 	group.Adopt(0, to.Linux.Resources)
 	r.dropPrepared(id)
-	return nil
+	return func(ctx context.Context) error {
+		return errors.Join(limits(ctx, from.Linux.Resources), scores.restore())
+	}, nil
 }
 
 // dropPrepared makes Start prepare the container from its spec.

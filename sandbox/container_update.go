@@ -38,17 +38,17 @@ func (m *Manager) UpdateContainer(ctx context.Context, r *runtimeapi.UpdateConta
 	if err != nil {
 		return err
 	}
-	err = m.cfg.Cgroups.Update(ctx, c.ID, m.cgroupOf(c), from, to)
+	undo, err := m.cfg.Cgroups.Update(ctx, c.ID, m.cgroupOf(c), from, to)
 	if errors.Is(err, fs.ErrNotExist) && c.StartedAt.IsZero() {
-		err = nil // made by an earlier daemon: the start makes the group, by the spec
+		// Made by an earlier daemon: the start makes the group, by the spec.
+		undo, err = func(context.Context) error { return nil }, nil
 	}
 	if err != nil {
 		return fmt.Errorf("cannot update container %s: %w", c.ID, err)
 	}
 	if err := m.saveUpdate(e, to, now); err != nil {
-		undo := context.WithoutCancel(ctx)
 		return errors.Join(fmt.Errorf("cannot update container %s: %w", c.ID, err),
-			m.saveSpec(c.ID, from), m.cfg.Cgroups.Update(undo, c.ID, m.cgroupOf(c), to, from))
+			m.saveSpec(c.ID, from), undo(context.WithoutCancel(ctx)))
 	}
 	return nil
 }

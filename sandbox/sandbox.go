@@ -98,8 +98,9 @@ type Cgroups interface {
 	OOMKills(id, cgroup string, exit keeper.Exit) (uint64, error)
 	// Groups lists the names of the groups directly below base.
 	Groups(base string) ([]string, error)
-	// Update brings the limits of one spec to those of another, all or none.
-	Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) error
+	// Update brings the limits of one spec to those of another, all or none; undo makes
+	// them what they were.
+	Update(ctx context.Context, id, cgroup string, from, to *specs.Spec) (undo func(context.Context) error, err error)
 	// Stats, Detail and OpenFiles measure; the error without a group is
 	// fs.ErrNotExist.
 	Stats(id, cgroup string) (cgroup.Stats, error)

@@ -248,7 +248,7 @@ func testUpdate(t *testing.T, s *System) {
 		CPU:    &specs.LinuxCPU{Quota: ptr(int64(-1))},
 		Memory: &specs.LinuxMemory{Limit: ptr(int64(256 << 20)), Swap: ptr(int64(256 << 20))},
 	}
-	if err := c.Update(t.Context(), r); err != nil {
+	if _, err := c.Update(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, c, "memory.limit_in_bytes", "memory.max"); got != "268435456" {
@@ -291,7 +291,7 @@ func testUpdateIsAllOrNothing(t *testing.T, s *System) {
 	} {
 		r := good()
 		spoil(r)
-		err := c.Update(t.Context(), r)
+		_, err := c.Update(t.Context(), r)
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		} else {

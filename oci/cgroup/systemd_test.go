@@ -198,11 +198,11 @@ func TestUpdateWhileSystemdIsTold(t *testing.T) {
 	<-asked
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := c.Update(short, more); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Update(short, more); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while systemd is told: %v", err)
 	}
 	close(answer)
-	if err := c.Update(t.Context(), more); err != nil {
+	if _, err := c.Update(t.Context(), more); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle(t.Context())
@@ -228,7 +228,7 @@ func TestSystemdIsLate(t *testing.T) {
 	c.Adopt(11, memoryLimit(1<<20))
 	<-asked
 	more := memoryLimit(8 << 20)
-	if err := c.Update(t.Context(), more); err != nil {
+	if _, err := c.Update(t.Context(), more); err != nil {
 		t.Fatal(err)
 	}
 	c.Adopt(0, more)

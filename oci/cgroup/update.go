@@ -31,40 +31,57 @@ var updatableV2 = []string{
 // failure every limit is what it was. What r leaves out stays. A memory limit
 // below what is in use is refused. Devices and limits of single block devices
 // cannot be updated. While systemd is being told of the group, Update waits.
-func (c *Cgroup) Update(ctx context.Context, r *specs.LinuxResources) error {
-	if r == nil {
-		return nil
+func (c *Cgroup) Update(ctx context.Context, r *specs.LinuxResources) (Undo, error) {
+	undo, err := c.tryUpdate(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot update cgroup %s: %w", c.Path, err)
 	}
-	if err := c.tryUpdate(ctx, r); err != nil {
-		return fmt.Errorf("cannot update cgroup %s: %w", c.Path, err)
-	}
-	return nil
+	return undo, nil
 }
 
-func (c *Cgroup) tryUpdate(ctx context.Context, r *specs.LinuxResources) error {
+// An Undo makes every limit what it was before an update, also where there was none,
+// and tells systemd. was is what the update was put over.
+type Undo func(ctx context.Context, was *specs.LinuxResources) error
+
+func (c *Cgroup) undo(before []setting) Undo {
+	return func(ctx context.Context, was *specs.LinuxResources) error {
+		done, err := c.sys.turns.take(ctx, c.Path)
+		if err != nil {
+			return err
+		}
+		defer done()
+		defer c.Adopt(0, was)
+		return restore(before)
+	}
+}
+
+func (c *Cgroup) tryUpdate(ctx context.Context, r *specs.LinuxResources) (Undo, error) {
+	if r == nil {
+		return c.undo(nil), nil
+	}
 	done, err := c.sys.turns.take(ctx, c.Path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer done()
 	limits, err := c.sys.convert(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if perDevice(limits) {
-		return errors.New("limits of single block devices cannot be changed while a container runs")
+		return nil, errors.New("limits of single block devices cannot be changed while a container runs")
 	}
 	limits.SkipDevices = true
 	// v1 refuses by itself; v2 would kill.
 	limits.MemoryCheckBeforeUpdate = true
 	before, err := c.snapshot(limits)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.sys.set(c.Path, limits); err != nil {
-		return errors.Join(err, restore(before))
+		return nil, errors.Join(err, restore(before))
 	}
-	return nil
+	return c.undo(before), nil
 }
 
 func perDevice(r *cgroups.Resources) bool {

@@ -3,6 +3,7 @@ package pods_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -102,6 +103,33 @@ func TestMemoryLimit(t *testing.T) {
 		want = "0"
 	}
 	equal(t, "limit of swap", strings.TrimSpace(string(swap)), want)
+}
+
+// TestUpdateThatCannotBeRecorded: limits that cannot be recorded do not stay, also
+// where there were none before.
+func TestUpdateThatCannotBeRecorded(t *testing.T) {
+	i := harness.New(t)
+	c := i.RunPod().Run("c", i.Image(probe), sleeper)
+	limits := func() (all []string) {
+		for _, file := range []string{cgroupFile(t, c, "memory", "memory.limit_in_bytes", "memory.max"), cgroupFile(t, c, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max"),
+			cgroupFile(t, c, "cpu", "cpu.cfs_quota_us", "cpu.max"), cgroupFile(t, c, "cpu", "cpu.shares", "cpu.weight"), filepath.Join("/proc", itoa(c.PID()), "oom_score_adj")} {
+			text, _ := os.ReadFile(file) // a kernel may not count swap
+			all = append(all, strings.TrimSpace(string(text)))
+		}
+		return all
+	}
+	before := limits()
+	if err := os.Mkdir(filepath.Join(i.Root, "containers", c.ID, "config.json.new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := i.Runtime.UpdateContainerResources(i.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.ID,
+		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, OomScoreAdj: 900}})
+	if err == nil || !strings.Contains(err.Error(), "cannot write spec") {
+		t.Errorf("an update that cannot be recorded: %v", err)
+	}
+	if after := limits(); !slices.Equal(after, before) {
+		t.Errorf("the limits are %q, they were %q", after, before)
+	}
 }
 
 // TestOOMScoreAdj asks for a higher value, which needs no right.
