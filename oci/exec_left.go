@@ -2,7 +2,6 @@ package oci
 
 import (
 	"os"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -24,18 +23,30 @@ func (l *leftGroups) add(containerID, name string) {
 	l.names[containerID] = append(l.names[containerID], name)
 }
 
-// sweep removes those below the container's group that are empty by now.
+// sweepAtOnce is how many groups a command looks at: a container may have left many.
+const sweepAtOnce = 8
+
+// sweep removes some of those below the container's group, if they are empty by now;
+// the next sweep begins with others.
 func (l *leftGroups) sweep(containerID string, dir *os.File) {
+	for _, name := range l.take(containerID) {
+		if unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) == unix.EBUSY {
+			l.add(containerID, name)
+		}
+	}
+}
+
+// take takes those out that were looked at the longest ago.
+func (l *leftGroups) take(containerID string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	left := slices.DeleteFunc(l.names[containerID], func(name string) bool {
-		return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) != unix.EBUSY
-	})
-	if len(left) == 0 {
+	names := l.names[containerID]
+	if len(names) <= sweepAtOnce {
 		delete(l.names, containerID)
-		return
+		return names
 	}
-	l.names[containerID] = left
+	l.names[containerID] = names[sweepAtOnce:]
+	return names[:sweepAtOnce]
 }
 
 // forget drops what is known of a container; its group is removed as a whole.
