@@ -29,7 +29,7 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 	}
 	// A start under way decides first whether there is something to stop.
 	if err := e.lock.acquire(ctx); err != nil {
-		return fmt.Errorf("cannot stop container %s: it is being started: %w", id, err)
+		return fmt.Errorf("cannot stop container %s: %s: %w", id, e.heldBy(), err)
 	}
 	c := m.currentContainer(e)
 	e.lock.release()
@@ -40,6 +40,14 @@ func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Durat
 		return fmt.Errorf("cannot stop container %s: %w", c.ID, err)
 	}
 	return m.awaitStop(ctx, e, c, grace)
+}
+
+// heldBy says who has the container's lock: only who makes or starts it tells its stage.
+func (e *containerEntry) heldBy() string {
+	if s := e.stage.Load(); s != nil {
+		return fmt.Sprintf("another call is at %q", s.Name)
+	}
+	return "another call changes it"
 }
 
 // beginStop signals once and sets when the container is killed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -63,6 +64,25 @@ func TestStopIsTriedAgain(t *testing.T) {
 	defer cancel()
 	if err := m.StopContainer(ctx, e.ctr.ID, 10*time.Millisecond); err != nil {
 		t.Errorf("after %d kills: %v", k.kills.Load(), err)
+	}
+}
+
+// TestStopOfWhatIsChanged: who holds up a stop may be a start, an update or a removal,
+// and is called none of them that it is not.
+func TestStopOfWhatIsChanged(t *testing.T) {
+	m := newTestManager(t, nil)
+	e := runningContainer(m)
+	if err := e.lock.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer e.lock.release()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for stage, want := range map[string]string{"": "another call changes it", "start": `another call is at "start"`} {
+		atStage(&e.stage)(stage)
+		if err := m.StopContainer(ctx, e.ctr.ID, time.Second); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), want) {
+			t.Errorf("at stage %q: %v", stage, err)
+		}
 	}
 }
 
