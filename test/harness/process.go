@@ -152,14 +152,19 @@ func Describe(pid int) string {
 
 // Keeper returns the keeper's pid, or 0: its command line names the instance's
 // state directory.
-func (i *Instance) Keeper() int {
-	for _, p := range procs() {
-		inState := func(arg string) bool { return strings.HasPrefix(arg, i.State+"/") }
+func (i *Instance) Keeper() int { return i.keeperOf(procs()) }
+
+// keeperOf finds it among processes. Its child has its command line until execve(2),
+// and a lower number at times.
+func (i *Instance) keeperOf(list []proc) int {
+	inState := func(arg string) bool { return strings.HasPrefix(arg, i.State+"/") }
+	var pids []int
+	for _, p := range list {
 		if len(p.args) > 1 && p.args[1] == "keeper" && slices.ContainsFunc(p.args, inState) && p.state != "Z" {
-			return p.pid
+			pids = append(pids, p.pid)
 		}
 	}
-	return 0
+	return Oldest(pids)
 }
 
 // KillKeeper kills the keeper with SIGKILL and returns its pid once it is gone.
