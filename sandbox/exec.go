@@ -97,17 +97,38 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, streams oci
 		Process: spec.Exec(base, cmd, streams.TTY), Spec: base, Streams: streams})
 	if err != nil {
 		m.exits.unexpect(execID)
-		return nil, nil, m.withoutMemory(c, err)
+		return nil, nil, m.cannotExec(c, err)
 	}
 	return s, ended, nil
+}
+
+// cannotExec says why where the call that failed does not: in the PID namespace of
+// what has just ended there is "no memory" (pid_namespaces(7)).
+func (m *Manager) cannotExec(c *Container, err error) error {
+	switch {
+	case m.hasEnded(c):
+		return fmt.Errorf("cannot exec in container %s: it has ended: %w", c.ID, ErrState)
+	case errors.Is(err, keeper.ErrSpawnerLost):
+		return m.withoutMemory(c, err)
+	}
+	return err
+}
+
+// hasEnded asks the kernel: the news of the end may be on its way. A process lets go of
+// its namespaces before it waits for the end of others in them (do_exit in
+// kernel/exit.c).
+func (m *Manager) hasEnded(c *Container) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", c.PID))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	_, err = m.Executable(c.ID)
+	return err != nil
 }
 
 // withoutMemory names the limit when the kernel killed what was to be a command for
 // want of memory, and the spawner with it (starved).
 func (m *Manager) withoutMemory(c *Container, err error) error {
-	if !errors.Is(err, keeper.ErrSpawnerLost) {
-		return err
-	}
 	st, failed := m.cfg.Cgroups.Stats(c.ID, m.cgroupOf(c))
 	m.forgetGone(c.ID)
 	if m := st.Memory; failed != nil || m.Limit == 0 || m.WorkingSet+leastMemory <= m.Limit {

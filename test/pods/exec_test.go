@@ -132,6 +132,24 @@ func write(t *testing.T, name, text string) {
 	}
 }
 
+// TestExecInWhatEnds: a command for a container that has ended a moment ago is refused
+// as one for any that does not run.
+func TestExecInWhatEnds(t *testing.T) {
+	i := harness.New(t)
+	pod := i.RunPod()
+	for n := range 10 {
+		c := pod.Run("c"+itoa(n), i.Image(probe), sleeper)
+		syscall.Kill(c.PID(), syscall.SIGKILL)
+		var err error
+		for err == nil { // it may be killed a moment later
+			_, err = c.Exec(0, run("exit", "0")...)
+		}
+		if status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("a command after the end: %v", err)
+		}
+	}
+}
+
 // TestExecWhoseKeeperDies: nobody has the answer of a command that was about to begin,
 // and nobody would wait for it. It ends, for it will be tried again.
 func TestExecWhoseKeeperDies(t *testing.T) {
