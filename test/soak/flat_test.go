@@ -70,15 +70,19 @@ func (f figures) beyond(base figures) (list []string) {
 	return list
 }
 
-// measure takes the figures when they have settled: when two looks give the same
-// but for memory.
+// atRest is how many processes stay: serve, the keeper, and two idle spawners. Those of
+// a burst end one by one when it is over (oci/keeper).
+const atRest = 4
+
+// measure takes the figures when they have settled: when no process is about to end, and
+// two looks give the same but for memory.
 func (s *soak) measure() (f figures) {
 	s.T.Helper()
 	s.Wait("the keeper", func() bool { return s.Keeper() != 0 })
 	var before figures
-	s.Wait("the figures to settle", func() bool {
+	s.Wait(fmt.Sprintf("the figures to settle, with at most %d processes", atRest), func() bool {
 		f = s.look()
-		same := f.goroutines == before.goroutines && f.descriptors == before.descriptors && f.processes == before.processes
+		same := f.processes <= atRest && f.goroutines == before.goroutines && f.descriptors == before.descriptors && f.processes == before.processes
 		before = f
 		return same
 	})
