@@ -341,24 +341,21 @@ func (n *Network) cutOff(l lease) error {
 }
 
 func (n *Network) down(name string) error {
-	link, err := n.host.LinkByName(name)
-	if err == nil {
-		err = n.host.LinkSetDown(link)
-	}
-	if err != nil && !gone(err) {
-		return fmt.Errorf("cannot take interface %s down: %w", name, err)
-	}
-	return nil
+	return n.toLink("take down", name, n.host.LinkSetDown)
 }
 
-// remove removes an interface; that there is none is no error.
 func (n *Network) remove(name string) error {
+	return n.toLink("remove", name, n.host.LinkDel)
+}
+
+// toLink does something to an interface of the host; that there is none is no error.
+func (n *Network) toLink(what, name string, do func(netlink.Link) error) error {
 	link, err := n.host.LinkByName(name)
 	if err == nil {
-		err = n.host.LinkDel(link)
+		err = do(link)
 	}
 	if err != nil && !gone(err) {
-		return fmt.Errorf("cannot remove interface %s: %w", name, err)
+		return fmt.Errorf("cannot %s interface %s: %w", what, name, err)
 	}
 	return nil
 }
